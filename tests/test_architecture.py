@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {'checks', 'json_decoding', 'operations'},
     {'events'},
     {
+        'app_routes',
         'burst_log',
         'class_hooks',
         'converters',

@@ -24,6 +24,7 @@ from falcon_channels.events import EVENTS
 from falcon_channels.events import Events
 from falcon_channels.events import LEVELS
 from falcon_channels.origin import refused_connection
+from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
 
@@ -134,7 +135,7 @@ async def test_refused_subscribe_is_told_with_its_reason() -> None:
     channels, told = make_channels()
     async with channels, SimulatedSdk(channels, Clients()) as sdk:
         for _ in range(2):
-            with pytest.raises(Exception, match='103'):
+            with pytest.raises(CommandError, match='103'):
                 await sdk.subscribe('room')
     refused = of(told, 'command_refused')
     assert [('room', 103, False), ('room', 103, True)] == [
@@ -331,7 +332,7 @@ async def test_each_event_of_a_client_has_one_log_record(
         async with SimulatedSdk(channels) as sdk:
             sdk.connection.user = 'mallory'
             for _ in range(2):
-                with pytest.raises(Exception, match='103'):
+                with pytest.raises(CommandError, match='103'):
                     await sdk.subscribe('room')
     records = logged(caplog)
     assert told == [record.event for record in records]  # type: ignore[attr-defined]

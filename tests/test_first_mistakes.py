@@ -18,6 +18,7 @@ from falcon_channels import ChannelNameError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
+from falcon_channels import EventStreamOptions
 from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
@@ -25,9 +26,13 @@ from falcon_channels import OriginCheck
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
 from falcon_channels import StreamWriterOptions
+from falcon_channels.brokers.postgres.broker import PostgresBroker
 from falcon_channels.brokers.sqlite.broker import SqliteBroker
 from falcon_channels.portal import Portal
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.testing import fresh_channels
+from falcon_channels.testing import SimulatedClient
+from falcon_channels.testing import SimulatedSdk
 from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import RemoteKeySet
@@ -114,7 +119,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     'a number as the prefix of the API': (
         lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, prefix=7),  # type: ignore[arg-type]
-        'prefix 7 must be like',
+        'prefix is int(...), but must be text such as "/api"',
     ),
     'a text as the resource of the API': (
         lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, resource='x'),
@@ -122,11 +127,11 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     'a number as the path of the metrics': (
         lambda: Channels().add_metrics(falcon.asgi.App(), 7),  # type: ignore[arg-type]
-        'path 7 must be like "/metrics"',
+        'path is int(...), but must be text such as "/metrics"',
     ),
     'a number as the path of the inspector': (
         lambda: Channels().add_inspector(falcon.asgi.App(), 7, keys='k' * 40),  # type: ignore[arg-type]
-        'path 7 must be like "/_channels"',
+        'path is int(...), but must be text such as "/_channels"',
     ),
     'a text as the listener': (
         lambda: Channels().listen('events'),  # type: ignore[arg-type]
@@ -607,9 +612,11 @@ async def test_channels_that_the_app_does_not_start_are_reported_once(
 
 
 WRONG_SECONDS = [-1, -0.5, float('nan'), float('inf'), '3', True, 10**400]
+#: Python cannot write this number as text.
+LONG_NUMBER = pytest.param(10**5000, id='10**5000')
 
 
-@pytest.mark.parametrize('value', WRONG_SECONDS)
+@pytest.mark.parametrize('value', [*WRONG_SECONDS, LONG_NUMBER])
 def test_timeout_that_is_not_a_number_of_seconds_is_refused_where_it_is_set(
     value: Any,
 ) -> None:
@@ -625,6 +632,8 @@ def test_timeout_that_is_not_a_number_of_seconds_is_refused_where_it_is_set(
         'drain_timeout_s': lambda: NodeOptions(drain_timeout_s=value),
         'pong_timeout_s': lambda: EndpointOptions(pong_timeout_s=value),
         'retry_timeout_s': lambda: StreamWriterOptions(retry_timeout_s=value),
+        'history_ttl_s': lambda: ChannelOptions(history_ttl_s=value),
+        'keepalive_s': lambda: EventStreamOptions(keepalive_s=value),
     }
     for name, place in places.items():
         with pytest.raises(OptionsError, match=f'^{name} is '):
@@ -683,9 +692,119 @@ def test_receive_of_a_wsgi_websocket_refuses_a_wrong_timeout() -> None:
     assert all(text.startswith('timeout_s is ') for text in told)
 
 
+@pytest.mark.parametrize('value', [-1, 1.5, '3', True, None, 2**64, LONG_NUMBER])
+def test_option_that_is_not_a_whole_number_is_refused_where_it_is_set(
+    value: Any,
+) -> None:
+    """A database cannot store larger numbers. Before, the first publish failed."""
+    places: dict[str, Callable[[], object]] = {
+        'history_size': lambda: ChannelOptions(history_size=value),
+        'max_backlog_bytes': lambda: NodeOptions(max_backlog_bytes=value),
+        'commands_burst': lambda: EndpointOptions(commands_burst=value),
+        'retry_ms': lambda: EventStreamOptions(retry_ms=value),
+        'max_batch_bytes': lambda: StreamWriterOptions(max_batch_bytes=value),
+        'max_fragments': lambda: ServerOptions(max_fragments=value),
+        'pool_size': lambda: PostgresBroker('postgresql://', pool_size=value),
+    }
+    for name, place in places.items():
+        with pytest.raises(OptionsError, match=f'^{name} is '):
+            place()
+
+
+@pytest.mark.parametrize('value', ['no', 'false', 0, 1, None])
+def test_flag_that_is_not_true_or_false_is_refused_where_it_is_set(value: Any) -> None:
+    """The text ``false`` of a variable in the environment would mean ``True``."""
+    places: dict[str, Callable[[], object]] = {
+        'allow_http': lambda: RemoteKeySet('https://a/', issuer='a', allow_http=value),
+        'allow_short': lambda: TokenKey('k' * 40, allow_short=value),
+        'trusted': lambda: PostgresBroker('postgresql://', trusted=value),
+        'migrate': lambda: PostgresBroker('postgresql://', migrate=value),
+        'presence': lambda: ChannelOptions(presence=value),
+    }
+    for name, place in places.items():
+        with pytest.raises(OptionsError, match=f'^{name} is '):
+            place()
+
+
+@pytest.mark.parametrize('value', [None, 7, b'x', ['x']])
+def test_argument_that_is_not_text_is_refused_where_it_is_set(value: Any) -> None:
+    """A variable that is not set is ``None``, and the error names the argument."""
+    places: dict[str, Callable[[], object]] = {
+        'url': lambda: RemoteKeySet(value, issuer='a'),
+        'issuer': lambda: RemoteKeySet('https://a/', issuer=value),
+        'algorithm': lambda: TokenKey('k' * 40, value),
+        'kid': lambda: TokenKey('k' * 40, kid=value),
+        'schema': lambda: PostgresBroker('postgresql://', schema=value),
+        'path': lambda: SqliteBroker(value),
+        'end_event': lambda: EventStreamOptions(end_event=value),
+    }
+    for name, place in places.items():
+        with pytest.raises(OptionsError, match=f'^{name} is '):
+            place()
+
+
+@pytest.mark.parametrize('value', [None, *WRONG_SECONDS, LONG_NUMBER])
+async def test_timeout_of_a_test_helper_is_checked(value: Any) -> None:
+    """With NaN, a test would wait for a time that nobody can predict."""
+    channels = Channels()
+    channels.add_route('room', None, ChannelOptions(subscribers='anybody'))
+    async with SimulatedClient(channels) as client, SimulatedSdk(channels) as sdk:
+        for receive in (client.receive, client.receive_signal, sdk.receive):
+            with pytest.raises(InvalidValueError, match=r'^timeout_s is '):
+                await receive(timeout_s=value)
+        await client.subscribe('room')
+        await channels.publish('room', 1)
+        await client.receive()
+        for helper in (client.receive, client.receive_signal, sdk.receive):
+            with pytest.raises(TimeoutError):
+                await helper(timeout_s=0)
+    await channels.close()
+    with pytest.raises(InvalidValueError, match=r'^end_timeout_s is '):
+        with simulate_ws(falcon_channels.wsgi.App(), end_timeout_s=value):
+            pass
+
+
+@pytest.mark.parametrize('path', ['', 'rooms', None, 7])
+def test_path_of_a_simulated_websocket_begins_with_a_slash(path: Any) -> None:
+    """The path ``rooms`` became the name of another host."""
+    with pytest.raises(InvalidValueError, match=r'^path is .* begin with a slash'):
+        with simulate_ws(falcon_channels.wsgi.App(), path):
+            pass
+
+
+@pytest.mark.parametrize('helper', [SimulatedClient, SimulatedSdk, fresh_channels])
+def test_helper_of_a_test_needs_the_channels(helper: Any) -> None:
+    """A portal is a usual mistake: it has the channels of a synchronous app."""
+    for wrong in (Portal(Channels()), None, 'memory://'):
+        with pytest.raises(OptionsError, match='needs the Channels object of the app'):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(helper(wrong))
+
+
 @pytest.mark.parametrize(
     ('make', 'words'),
     [
+        (
+            lambda: make_connection_token(TokenKey(SECRET), 'ann', ttl_s=10**400),
+            'but must be a number of seconds up to 2147483648',
+        ),
+        (
+            lambda: make_connection_token(TokenKey(SECRET), 'ann', channels='room'),
+            "channels is 'room', but must be a list of names",
+        ),
+        (
+            lambda: make_connection_token(TokenKey(SECRET), 'ann', channels=[7]),  # type: ignore[list-item]
+            'the channel of a token is 7, but must be the name of a channel',
+        ),
+        (
+            lambda: make_subscription_token(
+                TokenKey(SECRET),
+                'ann',
+                'room',
+                filter={'key': 'a'},  # type: ignore[arg-type]
+            ),
+            'filter must be a filter of falcon_channels.filters or None',
+        ),
         (lambda: make_connection_token(SECRET, 'ann'), 'TokenKey(secret), not str'),  # type: ignore[arg-type]
         (
             lambda: make_connection_token(TokenKey(SECRET), 'ann', ttl_s='60'),  # type: ignore[arg-type]

@@ -51,5 +51,11 @@ function Chat({ id, stored }) {
 // `crypto.randomUUID` exists only on pages with HTTPS or on localhost.
 location.hash ||= crypto.getRandomValues(new Uint32Array(4)).join('-');
 const id = location.hash.slice(1);
-const stored = await (await fetch(`/api/chat/${id}`)).json();
-createRoot(document.getElementById('root')).render(<Chat id={id} stored={stored} />);
+const root = createRoot(document.getElementById('root'));
+try {
+  const response = await fetch(`/api/chat/${id}`);
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  root.render(<Chat id={id} stored={await response.json()} />);
+} catch (error) {
+  root.render(<p role="status">The chat cannot be loaded: {error.message}</p>);
+}

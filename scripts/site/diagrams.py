@@ -277,8 +277,8 @@ LAYERS = (
     'checks · json_decoding · operations',
     'events',
     (
-        'burst_log · class_hooks · converters · filters · metrics\n'
-        'names · options · origin · parts · publication · timer_wheel'
+        'app_routes · burst_log · class_hooks · converters · filters\n'
+        'metrics · names · options · origin · parts · publication · timer_wheel'
     ),
     'chunk_rate · logs · measurements · tokens',
     'routing',

@@ -788,7 +788,6 @@ class Channels:
         """
         _require_asgi(app, 'add_endpoints')
         endpoint = Endpoint(self.node, resource, tokens, options)
-        first = self._emulation is None
         if self._emulation is None:
             self._emulation = Emulation(self.node)
         mount_endpoint(
@@ -796,9 +795,7 @@ class Channels:
             endpoint,
             self._emulation,
             prefix=prefix,
-            # NOTE: several endpoints of one Channels share the path for commands.
             emulation_path=emulation_path,
-            emulation_is_shared=not first,
         )
         warn_of_http_middleware(app)
 
@@ -823,8 +820,8 @@ class Channels:
             max_body_bytes: Largest request in bytes.
 
         Raises:
-            OptionsError: There is no key, a key is too short, or the app is not an
-                ASGI app.
+            OptionsError: There is no key, a key is too short, the prefix is wrong or
+                taken, or the app is not an ASGI app.
         """
         _require_asgi(app, 'add_api')
         mount_api(self.node, app, keys, prefix, resource, max_body_bytes)
@@ -846,11 +843,9 @@ class Channels:
 
         Raises:
             ExtraMissingError: Install falcon-channels[metrics].
-            OptionsError: The app is not an ASGI app, or the path is wrong.
+            OptionsError: The app is not an ASGI app, or the path is wrong or taken.
         """
         _require_asgi(app, 'add_metrics')
-        if not isinstance(path, str) or not path.startswith('/'):
-            raise OptionsError(f'path {path!r} must be like "/metrics"')
         check_type('all_processes', all_processes, bool)
         # NOTE: prometheus-client is an optional extra and is imported only here.
         try:
@@ -881,7 +876,7 @@ class Channels:
 
         Raises:
             OptionsError: There is no key, a key is too short or in both lists, the path
-                is wrong, or the app is not an ASGI app.
+                is wrong or taken, or the app is not an ASGI app.
         """
         _require_asgi(app, 'add_inspector')
         mount_inspector(self.node, app, path, keys, write_keys)

@@ -13,6 +13,9 @@ from falcon_channels.errors import OptionsError
 MAX_ID_CHARACTERS: Final = 255
 #: Longest duration in seconds, which is about 68 years.
 MAX_DURATION_S: Final = 2.0**31
+#: Largest number in an option. Databases, and numbers in JSON, cannot hold all larger
+#: ones.
+MAX_NUMBER: Final = 2**53
 
 
 def check_user(user: object) -> str:
@@ -28,7 +31,7 @@ def check_user(user: object) -> str:
         # NOTE: in tokens, presence and commands, the id of a user is text. The integer
         #   7 and the text '7' would be two users.
         raise InvalidValueError(
-            f'user is text, not {type(user).__name__}: write str({_shown(user)})'
+            f'user is text, not {type(user).__name__}: write str({shown(user)})'
         )
     if not user.isascii():
         try:
@@ -55,7 +58,7 @@ def check_id(name: str, value: object) -> str:
             than `MAX_ID_CHARACTERS`.
     """
     if not isinstance(value, str):
-        raise InvalidValueError(f'{name} is text, not {_shown(value)}')
+        raise InvalidValueError(f'{name} is text, not {shown(value)}')
     if len(value) > MAX_ID_CHARACTERS:
         raise InvalidValueError(
             f'{name} has {len(value)} characters, but at most {MAX_ID_CHARACTERS} are '
@@ -75,10 +78,10 @@ def check_integer(name: str, value: Any, lowest: int, highest: int) -> int:
         InvalidValueError: The value is not an integer, or is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidValueError(f'{name} is {_shown(value)}, but must be an integer')
+        raise InvalidValueError(f'{name} is {shown(value)}, but must be an integer')
     if not lowest <= value <= highest:
         raise InvalidValueError(
-            f'{name} is {_shown(value)}, but must be from {lowest} to {highest}'
+            f'{name} is {shown(value)}, but must be from {lowest} to {highest}'
         )
     return value
 
@@ -105,7 +108,7 @@ def check_duration(
         or not (value or zero)
     ):
         raise InvalidValueError(
-            f'{name} is {_shown(value)}, but must be a number of seconds '
+            f'{name} is {shown(value)}, but must be a number of seconds '
             f'{"from" if zero else "above"} 0 {"to" if zero else "and up to"} '
             f'{highest:.0f}'
         )
@@ -145,16 +148,15 @@ def check_number(name: str, value: Any, lowest: int, *, optional: bool = False) 
         optional: Whether ``None`` is allowed.
 
     Raises:
-        OptionsError: The value is not an integer, or is too small.
+        OptionsError: The value is not an integer, is too small, or exceeds
+            `MAX_NUMBER`.
     """
     if value is None and optional:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise OptionsError(
-            f'{name} is {_shown(value)}, but must be an integer of at least {lowest}'
-            f'{", or None" if optional else ""}'
-        )
-    return value
+    try:
+        return check_integer(name, value, lowest, MAX_NUMBER)
+    except InvalidValueError as ex:
+        raise OptionsError(f'{ex}{", or None" if optional else ""}') from None
 
 
 def check_type(name: str, value: Any, kind: type[Any] | tuple[type[Any], ...]) -> Any:
@@ -168,7 +170,7 @@ def check_type(name: str, value: Any, kind: type[Any] | tuple[type[Any], ...]) -
         names = ' or '.join(
             'None' if kind is type(None) else kind.__name__ for kind in kinds
         )
-        raise OptionsError(f'{name} is {_shown(value)}, but must be {names}')
+        raise OptionsError(f'{name} is {shown(value)}, but must be {names}')
     return value
 
 
@@ -188,12 +190,25 @@ def check_time(name: str, value: Any) -> float | None:
         if math.isfinite(time_s):
             return time_s
     raise InvalidValueError(
-        f'{name} is a Unix time in seconds or None, not {_shown(value)}'
+        f'{name} is a Unix time in seconds or None, not {shown(value)}'
     )
 
 
-def _shown(value: object) -> str:
-    """Return the start of a value's text for an error message."""
+def is_utf_8(text: str) -> bool:
+    """Return whether a text can be encoded in UTF-8; one with half a pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(value: object) -> str:
+    """Return the start of a value's text for an error message.
+
+    NOTE: Python cannot write integers of more than 4300 digits, and an application's
+    own class can raise any error.
+    """
     try:
         return f'{value!r:.40}'
     except Exception:

@@ -179,7 +179,7 @@ class Node:
             self.subscriber.withdraw,
         )
         self.hub.receiver.listen(self.dispatcher.receive)
-        self.hub.listen(self.subscriber.on_left)
+        self.hub.listen(self.subscriber.on_left, self.subscriber.on_expiry_changed)
         self.timers = TimerWheel()
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'

@@ -16,6 +16,9 @@ import msgspec
 import msgspec.inspect
 
 from falcon_channels.checks import check_type
+from falcon_channels.checks import is_utf_8
+from falcon_channels.checks import MAX_NUMBER
+from falcon_channels.checks import shown
 from falcon_channels.errors import OptionsError
 
 _logger = logging.getLogger('falcon_channels')
@@ -469,9 +472,11 @@ class EventStreamOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
         for name in ('event_tag', 'start_event', 'end_event'):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise OptionsError(f'{name} is {value!r}, but must be text')
+                raise OptionsError(f'{name} is {shown(value)}, but must be text')
+            if not is_utf_8(value):
+                raise OptionsError(f'{name} is {shown(value)}, but must be UTF-8')
             if name != 'event_tag' and any(mark in value for mark in '\r\n\0'):
-                raise OptionsError(f'{name} is {value!r}, but must be one line')
+                raise OptionsError(f'{name} is {shown(value)}, but must be one line')
 
 
 class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
@@ -515,7 +520,8 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
         _above_zero(self, 'retry_timeout_s')
         if not isinstance(self.error_text, str) or not self.error_text:
             raise OptionsError(
-                f'error_text is {self.error_text!r}, but must be a text for readers'
+                f'error_text is {shown(self.error_text)}, but must be a text for '
+                'readers'
             )
 
 
@@ -579,12 +585,12 @@ def _check_type(data_type: Any) -> None:
     """Refuse a type that JSON cannot be decoded into, before a client publishes."""
     try:
         known = msgspec.inspect.type_info(data_type)
-    except TypeError as ex:
-        raise OptionsError(f'data_type is {data_type!r}: {ex}') from None
+    except (TypeError, ValueError) as ex:
+        raise OptionsError(f'data_type is {shown(data_type)}: {ex}') from None
     if isinstance(known, msgspec.inspect.CustomType):
         raise OptionsError(
-            f'data_type is {data_type!r}, but JSON cannot be decoded into it: use a '
-            'msgspec.Struct, a dataclass or a TypedDict'
+            f'data_type is {shown(data_type)}, but JSON cannot be decoded into it: use '
+            'a msgspec.Struct, a dataclass or a TypedDict'
         )
 
 
@@ -606,29 +612,36 @@ def _at_least(options: msgspec.Struct, minimum: int, *names: str) -> None:
     for name in names:
         value = _number(options, name)
         if value < minimum:
-            raise OptionsError(f'{name} is {value}, but must be at least {minimum}')
+            raise OptionsError(
+                f'{name} is {shown(value)}, but must be at least {minimum}'
+            )
 
 
 def _above_zero(options: msgspec.Struct, *names: str) -> None:
     for name in names:
-        if getattr(options, name) is not None and not _number(options, name) > 0:
-            raise OptionsError(
-                f'{name} is {getattr(options, name)}, but must be above 0'
-            )
+        value = getattr(options, name)
+        if value is not None and not _number(options, name) > 0:
+            raise OptionsError(f'{name} is {shown(value)}, but must be above 0')
 
 
 def _number(options: msgspec.Struct, name: str) -> float:
     """Return the checked value of an option; only seconds may have a fraction."""
     value = getattr(options, name)
-    wanted = (int, float) if name.endswith('_s') else int
+    is_time = name.endswith('_s')
+    wanted = (int, float) if is_time else int
     if isinstance(value, bool) or not isinstance(value, wanted):
-        raise OptionsError(f'{name} is {value!r}, but must be a number')
-    if name.endswith('_s') and not abs(value) <= _MAX_SECONDS:
-        raise OptionsError(f'{name} is {value!r:.40}; use None for no limit')
+        raise OptionsError(f'{name} is {shown(value)}, but must be a number')
+    highest = _MAX_SECONDS if is_time else MAX_NUMBER
+    # NOTE: comparisons with NaN are false. NaN is therefore out of range.
+    if not abs(value) <= highest:
+        raise OptionsError(
+            f'{name} is {shown(value)}, but must be at most {highest:.0f}'
+            + ('; use None for no limit' if is_time else '')
+        )
     return value
 
 
 def _one_of(options: msgspec.Struct, name: str, *choices: str) -> None:
     value = getattr(options, name)
     if value not in choices:
-        raise OptionsError(f'{name} is {value!r}, but must be one of {choices}')
+        raise OptionsError(f'{name} is {shown(value)}, but must be one of {choices}')

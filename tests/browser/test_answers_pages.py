@@ -105,6 +105,36 @@ async def test_stop_button_ends_an_answer_for_all_its_readers(
     assert 'and that is all' not in str(text)
 
 
+async def test_page_of_an_answer_says_what_has_failed(
+    context: BrowserContext, server: ServerProcess
+) -> None:
+    """A refused question opened the answer ``undefined``. A page waited for ever."""
+    page = await context.new_page()
+    await page.goto(server.url)
+    await page.route('**/answers', lambda route: route.fulfill(status=503, json={}))
+    await page.get_by_label('Question').fill('tea')
+    await page.get_by_role('button', name='Ask').click()
+    await expect(page.locator('#status')).to_have_text('not asked: status 503')
+    assert f'{server.url}/' == page.url
+    await page.unroute('**/answers')
+    await page.route('**/answers/*', lambda route: route.fulfill(status=404, json={}))
+    await page.get_by_role('button', name='Ask').click()
+    await expect(page.locator('#status')).to_have_text('cannot be read')
+
+
+async def test_chat_of_the_ai_sdk_that_cannot_be_loaded_says_so(
+    context: BrowserContext, server: ServerProcess
+) -> None:
+    """The page was empty, because an error is no list of messages."""
+    assert SCRIPT.exists(), f'{SCRIPT} is missing: `make test` builds it'
+    page = await context.new_page()
+    await page.route('**/api/chat/*', lambda route: route.fulfill(status=503, json={}))
+    await page.goto(f'{server.url}/react')
+    await expect(page.get_by_role('status')).to_have_text(
+        'The chat cannot be loaded: status 503'
+    )
+
+
 async def test_chat_of_the_ai_sdk_resumes_after_a_reload_and_stops_on_all_pages(
     context: BrowserContext, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,69 @@ async def test_older_messages_are_loaded_although_the_member_cannot_scroll(
     await expect(page.locator('#beginning')).to_be_visible()
 
 
+async def test_older_messages_that_the_server_refuses_are_requested_once(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The member learns why. A room that is opened again begins again.
+
+    Before, the page repeated the request every two seconds, without end.
+    """
+    ada = await guests.come(server.url, 'Ada', viewport={'width': 1200, 'height': 2900})
+    for room in ('refused', 'allowed'):
+        await ada.ask('POST', '/api/rooms', {'name': room})
+        for number in range(60):
+            await ada.post(room, f'{room} {number}')
+    requests: list[str] = []
+
+    async def refuse(route: Route) -> None:
+        requests.append(route.request.url)
+        await route.fulfill(status=403, json={'description': 'not for you'})
+
+    await ada.context.route('**/api/rooms/refused/messages?*', refuse)
+    await ada.context.clock.install()
+    page = await ada.open('refused')
+    notice = 'Older messages cannot be loaded: not for you'
+    await expect(page.locator('#notice-text')).to_have_text(notice)
+    await expect(page.locator('#older')).to_be_hidden()
+    num_before = len(requests)
+    # Each new message updates the page, which is not full.
+    for number in range(3):
+        await page.clock.fast_forward(10_000)
+        await ada.post('refused', f'new {number}')
+        await expect(ada.messages.last).to_have_text(f'new {number}')
+    assert num_before == len(requests)
+    await page.locator('#rooms a', has_text='allowed').click()
+    await ada.sees(*[f'allowed {number}' for number in range(60)])
+    assert num_before == len(requests)
+    async with page.expect_request('**/api/rooms/refused/messages?*'):
+        await page.locator('#rooms a', has_text='refused').click()
+
+
+async def test_older_messages_of_a_room_are_loaded_while_another_answer_is_late(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The other room did not fill a tall screen until the next message arrived."""
+    ada = await guests.come(server.url, 'Ada', viewport={'width': 1200, 'height': 2900})
+    for room in ('late', 'early'):
+        await ada.ask('POST', '/api/rooms', {'name': room})
+        for number in range(60):
+            await ada.post(room, f'{room} {number}')
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(route: Route) -> None:
+        asked.set()
+        await released.wait()
+        await route.continue_()
+
+    await ada.context.route('**/api/rooms/late/messages?*', answer_late)
+    page = await ada.open('late')
+    await asyncio.wait_for(asked.wait(), 30)
+    await page.locator('#rooms a', has_text='early').click()
+    await expect(ada.messages.last).to_have_text('early 59')
+    released.set()
+    await ada.sees(*[f'early {number}' for number in range(60)])
+
+
 async def test_created_room_has_the_address_of_its_name(
     guests: Guests, server: ServerProcess
 ) -> None:

@@ -106,6 +106,12 @@ def test_interrupted_command_exits_with_130_without_a_traceback(
         ('tail rooms:a --lines -3', "--lines: '-3' is not a whole number from 0"),
         ('history rooms:a --limit -5', "--limit: '-5' is not a whole number from -1"),
         ('history rooms:a --limit ten', "--limit: 'ten' is not a whole number from -1"),
+        (
+            'history rooms:a --limit 1' + 30 * '0',
+            'is not a whole number from -1 to 922',
+        ),
+        ('explain --user u --record-s nan', "--record-s: 'nan' is not a number of"),
+        ('explain --user u --record-s -1', "--record-s: '-1' is not a number of"),
         ('connections --limit -1', "--limit: '-1' is not a whole number from 0"),
         (
             'publish rooms:a 1 --version 0',
@@ -113,7 +119,6 @@ def test_interrupted_command_exits_with_130_without_a_traceback(
         ),
         ('explain rooms:a x --user u', "offset: 'x' is not a whole number from 0"),
         ('disconnect ann --code x', "--code: 'x' is not a whole number from 0"),
-        ('explain --user u --record-s nan', "--record-s: 'nan' is not a finite number"),
     ],
 )
 def test_number_out_of_range_is_refused_before_a_request(
@@ -135,6 +140,7 @@ def test_number_out_of_range_is_refused_before_a_request(
             '--version-epoch is given without --version',
         ),
         (['token', 'ann', '--channel', ''], 'the channel is empty'),
+        (['history', 'rooms:a', '--since', '9' * 5000 + ':x'], 'OFFSET:EPOCH'),
     ],
 )
 def test_argument_without_a_meaning_says_what_to_write(

@@ -42,8 +42,6 @@ ANSWERS = [
     json.dumps({'result': dict.fromkeys(FIELDS, 'x')}).encode(),
     json.dumps({'result': {name: {'a': 1} for name in FIELDS} | POSITION}).encode(),
 ]
-#: An inspector gives it to a client without a session.
-ANSWER_OF_AN_INSPECTOR = b'{"result": null}'
 WORDS = [
     ['publish', 'rooms:a', '1'],
     ['broadcast', '1', 'rooms:a', 'rooms:b'],
@@ -69,7 +67,6 @@ CASES = [
     pytest.param(words, answer, id=f'{" ".join(words)} {number}')
     for words in WORDS
     for number, answer in enumerate(ANSWERS)
-    if words != ['inspect'] or answer != ANSWER_OF_AN_INSPECTOR
     if words[0] not in NEEDS_A_POSITION or answer != ANSWERS[-1]
 ]
 
@@ -79,11 +76,14 @@ class Fixed(http.server.BaseHTTPRequestHandler):
 
     answer = b''
     status = 200
+    challenge = ''
 
     def do_POST(self) -> None:
         """Give the answer."""
         self.rfile.read(int(self.headers['Content-Length']))
         self.send_response(self.status)
+        if self.challenge:
+            self.send_header('WWW-Authenticate', self.challenge)
         self.end_headers()
         self.wfile.write(self.answer)
 
@@ -131,6 +131,42 @@ def test_answer_of_another_server_is_an_error(
     assert 'channels.add_' in said
 
 
+@pytest.mark.parametrize(
+    'response',
+    [
+        {},
+        {'result': None},
+        {'error': None},
+        {'result': POSITION, 'error': {'code': 100, 'message': 'wrong'}},
+    ],
+    ids=str,
+)
+def test_response_of_a_broadcast_without_result_and_error_is_an_error(
+    serve: Callable[[bytes], str],
+    capsys: pytest.CaptureFixture[str],
+    response: dict[str, object],
+) -> None:
+    """Each channel has either a result or an error.
+
+    Before, a response without any field was a success.
+    """
+    url = serve(json.dumps({'result': {'responses': [response]}}).encode())
+    said = Shell(capsys).error('broadcast', '1', 'rooms:a', '--url', url)
+    assert "the response for 'rooms:a' needs a result or an error" in said
+
+
+def test_fields_that_are_null_are_missing(
+    serve: Callable[[bytes], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Servers of other languages write ``null`` for a field without a value."""
+    responses = [{'result': POSITION, 'error': None}]
+    url = serve(
+        json.dumps({'error': None, 'result': {'responses': responses}}).encode()
+    )
+    (line,) = Shell(capsys).lines('broadcast', '1', 'rooms:a', '--url', url)
+    assert {'channel': 'rooms:a', **POSITION} == json.loads(line)
+
+
 def test_request_that_is_too_large_says_which_option_limits_it(
     serve: Callable[[bytes], str],
     capsys: pytest.CaptureFixture[str],
@@ -141,6 +177,27 @@ def test_request_that_is_too_large_says_which_option_limits_it(
     url = serve(b'')
     said = Shell(capsys).error('publish', 'rooms:a', '1', '--url', url)
     assert 'max_body_bytes of channels.add_api' in said
+
+
+@pytest.mark.parametrize(
+    ('status', 'challenge'),
+    [(401, ''), (401, 'Basic realm="falcon-channels"'), (200, 'falcon-channels')],
+)
+def test_service_that_asks_for_another_login_is_no_inspector(
+    serve: Callable[[bytes], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    challenge: str,
+) -> None:
+    """A person would type the key of the inspector into the page of the service.
+
+    Before, an answer of ``{"result": null}`` was enough, with any status.
+    """
+    monkeypatch.setattr(Fixed, 'status', status)
+    monkeypatch.setattr(Fixed, 'challenge', challenge)
+    said = Shell(capsys).error('inspect', '--print', serve(b'{"result": null}'))
+    assert f'answered HTTP {status}, and not as an inspector' in said
 
 
 @pytest.mark.parametrize(

@@ -618,6 +618,16 @@ WRONG = {
         2,
         "argument --drain-timeout: 'soon' is not a number of seconds",
     ),
+    'a stop that ends before the drain': (
+        ['serve', '--stop-timeout', '10', 'x:y'],
+        2,
+        '--stop-timeout of 10 s must be longer than --drain-timeout of 20 s',
+    ),
+    'a stop that ends with the drain': (
+        ['serve', '--stop-timeout', '30', '--drain-timeout', '30', 'x:y'],
+        2,
+        '--stop-timeout of 30 s must be longer than --drain-timeout of 30 s',
+    ),
     'a WSGI application': (
         ['serve', 'examples.echo_wsgi:app'],
         3,

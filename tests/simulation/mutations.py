@@ -609,15 +609,15 @@ MUTANTS = [
     Mutant(
         'a right to publish that is taken away while a responder waits is used',
         'access/authorization.py',
-        'while connection.num_commands != num_commands:\n            # SECURITY',
+        'while connection.num_rights_changes != num_changes:\n            # SECURITY',
         'while False:\n            # SECURITY',
         'tests/endpoint/test_rights_taken_away.py',
     ),
     Mutant(
         'a right to read that is taken away while a responder waits is used',
         'access/authorization.py',
-        'while connection.num_commands != num_commands:\n            num_commands',
-        'while False:\n            num_commands',
+        'while connection.num_rights_changes != num_changes:\n            num_changes',
+        'while False:\n            num_changes',
         'tests/endpoint/test_rights_taken_away.py',
     ),
     Mutant(

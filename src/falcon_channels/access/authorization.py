@@ -219,7 +219,7 @@ class Authorizer:
             PublicationTooLargeError: The payload exceeds the channel's limit.
         """
         route, connection = match.route, draft.connection
-        num_commands = connection.num_commands
+        num_changes = connection.num_rights_changes
         await self._check_publisher(route, connection, draft.channel)
         check_size(route, draft.payload()[0])
         if draft.binary and not route.options.binary:
@@ -236,9 +236,10 @@ class Authorizer:
                 channel=draft.channel,
                 route=route.template,
             )
-        while connection.num_commands != num_commands:
-            # SECURITY: the application took a right away while the responder waited.
-            num_commands = connection.num_commands
+        while connection.num_rights_changes != num_changes:
+            # SECURITY: a right was taken away, or has expired, while the responder
+            #   waited.
+            num_changes = connection.num_rights_changes
             _refuse_disconnected(connection)
             await self._check_publisher(route, connection, draft.channel)
         payload, binary = draft.payload()
@@ -311,25 +312,27 @@ class Authorizer:
         responder: Any,
         connection: Connection,
         channel: str,
-        num_commands: int,
+        num_changes: int,
     ) -> None:
         """Raise an error if the client has lost the right to read in the meantime.
 
-        SECURITY: the application can take the right away while the responder or the
-        broker works. The result may then contain publications from after that time.
+        SECURITY: the application can take the right away, or it can expire, while the
+        responder or the broker works. The result may then contain publications from
+        after that time.
 
         Args:
             responder: ``on_presence`` or ``on_history`` of the route, or ``None``.
             connection: Connection of the client.
             channel: Name of the channel.
-            num_commands: `Connection.num_commands` before the client was authorized.
+            num_changes: `Connection.num_rights_changes` before the client was
+                authorized.
 
         Raises:
             falcon.HTTPForbidden: The client has lost the right.
             BrokerUnavailableError: The broker cannot say whether the user was revoked.
         """
-        while connection.num_commands != num_commands:
-            num_commands = connection.num_commands
+        while connection.num_rights_changes != num_changes:
+            num_changes = connection.num_rights_changes
             _refuse_disconnected(connection)
             await self._check_reader(responder, connection, channel)
 
@@ -368,7 +371,7 @@ class Authorizer:
 
 
 def _refuse_disconnected(connection: Connection) -> None:
-    """Refuse a client that the application has disconnected."""
+    """Refuse a client that was disconnected by a command, or that has expired."""
     if connection.closed:
         raise falcon.HTTPForbidden(description='disconnected')
 

@@ -13,7 +13,6 @@ from typing import Final
 
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
-from falcon_channels.protocol.codes import UNSUBSCRIBE_EXPIRED
 
 #: Longest time of one timer in seconds. Event loops have a limit.
 _MAX_TIMER_S: Final = 86_400.0
@@ -31,7 +30,11 @@ class SubscriptionExpiry:
         self._timers: dict[Subscription, asyncio.TimerHandle] = {}
 
     def start(self, subscription: Subscription) -> None:
-        """Set the timer of a subscription that has joined, if it needs one."""
+        """Set the timer of a subscription that has joined, if it needs one.
+
+        Call it again after `Subscription.expires_at` has changed.
+        """
+        self.stop(subscription)
         expires_at = subscription.expires_at
         # PERF: nearly all subscriptions do not expire, and have no timer.
         if (
@@ -44,7 +47,7 @@ class SubscriptionExpiry:
         self._plan(subscription, now_s + expires_at - time.time())
 
     def stop(self, subscription: Subscription) -> None:
-        """Cancel the timer of a subscription that has ended."""
+        """Cancel the timer of a subscription, if it has one."""
         timer = self._timers.pop(subscription, None)
         if timer is not None:
             timer.cancel()
@@ -61,4 +64,4 @@ class SubscriptionExpiry:
         if asyncio.get_running_loop().time() < due_s:
             self._plan(subscription, due_s)
         else:
-            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_EXPIRED)
+            self._hub.expire(subscription)

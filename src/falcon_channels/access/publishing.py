@@ -7,7 +7,7 @@ order of its steps matters:
 2. *Authorize*: the route's `publishers`, revocations, the size and the type of the
    data, then ``on_publish``, which may change the publication. After ``on_publish``,
    the size is checked again. If the application has taken a right away in the meantime,
-   the options and the revocations are checked again, too.
+   or if it has expired, the options and the revocations are checked again, too.
 3. *Give it to the broker*, which assigns the offset. The broker sends the publication
    to all nodes with subscribers, also to this one.
 """

@@ -170,7 +170,7 @@ class Reader:
         if not match.route.options.history_size:
             raise CapabilityError(f'channel {channel!r} keeps no history')
         check_encoding(match.route, connection, channel)
-        num_commands = connection.num_commands
+        num_changes = connection.num_rights_changes
         subscription = connection.subscriptions.get(channel)
         await self._authorizer.authorize_history(match, connection, channel)
         most = self._options.history_limit
@@ -188,7 +188,7 @@ class Reader:
                 channel, tag_filter, since=since, limit=limit, reverse=reverse
             )
         await self._authorizer.check_reader_again(
-            match.route.on_history, connection, channel, num_commands
+            match.route.on_history, connection, channel, num_changes
         )
         page = page._replace(publications=without_end(page.publications))
         return _cut(page, match.route.options.recovery_limit_bytes)
@@ -253,12 +253,12 @@ class Reader:
     ) -> _Read:
         """Call `read` for a client, if it may read the presence of the channel."""
         match = await self._match(channel)
-        num_commands = connection.num_commands
+        num_changes = connection.num_rights_changes
         await self._authorizer.authorize_presence(match, connection, channel)
         _require_presence(match, channel)
         found = await read(channel)
         await self._authorizer.check_reader_again(
-            match.route.on_presence, connection, channel, num_commands
+            match.route.on_presence, connection, channel, num_changes
         )
         return found
 

@@ -332,6 +332,10 @@ class Subscriber:
                 **subscription.params,
             )
 
+    def on_expiry_changed(self, subscription: Subscription) -> None:
+        """Called when `Subscription.expires_at` was set after the join."""
+        self._expiry.start(subscription)
+
     # --- the steps -------------------------------------------------------------------
 
     async def _register(

@@ -46,8 +46,14 @@ def _broadcast(args: argparse.Namespace) -> None:
         if len(responses) != len(names):
             raise api.no_api(f'{len(responses)} responses for {len(names)} channels')
         for name, response in zip(names, responses, strict=True):
-            failed += 'error' in response
-            client.show({'channel': name, **(response.get('result') or response)})
+            result, error = response.get('result'), response.get('error')
+            if (result is None) == (error is None):
+                raise api.no_api(
+                    f'the response for {name!r} needs a result or an error'
+                )
+            failed += error is not None
+            shown = result if error is None else {'error': error}
+            client.show({'channel': name, **shown})
     if failed:
         raise client.CommandError(
             f'{failed} of {len(args.channels)} channels did not get the publication'

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import contextlib
 import http.client
 import ipaddress
-import math
 import os
 from pathlib import Path
 import sys
@@ -28,6 +27,9 @@ DEFAULT_URL = 'http://127.0.0.1:8000/api'
 # SECURITY: maximum size of an answer, so that a hostile server cannot fill the memory.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
+
+#: Largest whole number that the server API accepts, such as a version.
+_MAX_WHOLE_NUMBER = 2**63 - 1
 
 #: HTTP statuses of a proxy whose server is restarting.
 _UNREACHABLE = (502, 503, 504)
@@ -92,28 +94,26 @@ def duration(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: It is not a number, or out of range.
     """
-    try:
-        return check_duration('it', float(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is not a number of seconds above 0 and up to '
-            f'{MAX_DURATION_S:.0f}'
-        ) from None
+    return _duration(text, zero=False)
 
 
-def finite_number(text: str) -> float:
-    """Convert an argument to a number; the server checks its range.
+def duration_or_zero(text: str) -> float:
+    """Convert an argument to a number of seconds, of which 0 is one.
 
     Raises:
-        argparse.ArgumentTypeError: It is not a number, or not finite.
+        argparse.ArgumentTypeError: It is not a number, or out of range.
     """
+    return _duration(text, zero=True)
+
+
+def _duration(text: str, *, zero: bool) -> float:
     try:
-        value = float(text)
+        return check_duration('it', float(text), zero=zero)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a finite number')
-    return value
+        raise argparse.ArgumentTypeError(
+            f'{text!r:.80} is not a number of seconds '
+            f'{"from 0" if zero else "above 0 and up"} to {MAX_DURATION_S:.0f}'
+        ) from None
 
 
 def whole_number(lowest: int) -> Callable[[str], int]:
@@ -127,9 +127,10 @@ def whole_number(lowest: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             value = lowest - 1
-        if value < lowest:
+        if not lowest <= value <= _MAX_WHOLE_NUMBER:
             raise argparse.ArgumentTypeError(
-                f'{text!r} is not a whole number from {lowest}'
+                f'{text!r:.80} is not a whole number from {lowest} to '
+                f'{_MAX_WHOLE_NUMBER}'
             )
         return value
 

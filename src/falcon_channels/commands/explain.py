@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--record-s',
-        type=client.finite_number,
+        type=client.duration_or_zero,
         metavar='SECONDS',
         help='record the deliveries to the user from now on, and explain nothing; 0 '
         'ends this',

@@ -7,6 +7,9 @@ from typing import Any
 
 from falcon_channels.commands import client
 
+#: Number of digits of the largest offset.
+_MAX_DIGITS = 19
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -59,6 +62,6 @@ def parse_position(text: str) -> dict[str, Any]:
         CommandError: The text does not have this form.
     """
     offset, _, epoch = text.partition(':')
-    if not offset.isascii() or not offset.isdigit():
-        raise client.CommandError(f'write a position as OFFSET:EPOCH, not {text!r}')
+    if not offset.isascii() or not offset.isdigit() or len(offset) > _MAX_DIGITS:
+        raise client.CommandError(f'write a position as OFFSET:EPOCH, not {text!r:.80}')
     return {'offset': int(offset), 'epoch': epoch}

@@ -7,21 +7,13 @@ import http.client
 from urllib.parse import urljoin
 import webbrowser
 
-import msgspec
-
 from falcon_channels.commands import client
 
 #: Path of an inspector, unless `Channels.add_inspector` gets another one.
 _PATH = '/_channels'
 _DEFAULT_URL = urljoin(client.DEFAULT_URL, _PATH)
-#: Largest answer that is read, in bytes; that of the inspector is much smaller.
-_MAX_ANSWER_BYTES = 4096
-
-
-class _Answer(msgspec.Struct, forbid_unknown_fields=True):
-    """The answer of an inspector to a client without a session."""
-
-    result: None
+#: Challenge in the answer of an inspector to a client that has not logged in.
+_CHALLENGE = 'falcon-channels'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,25 +62,25 @@ def _inspect(args: argparse.Namespace) -> None:
     try:
         connection.request(
             'POST',
-            f'{url.path.rstrip("/")}/api/session',
+            f'{url.path.rstrip("/")}/api/overview',
             b'{}',
             {'Content-Type': 'application/json'},
         )
         response = connection.getresponse()
-        body = response.read(_MAX_ANSWER_BYTES)
+        # NOTE: another service could answer with any body. Only an inspector asks for
+        #   this login.
+        challenge = response.getheader('WWW-Authenticate', '')
     except (OSError, http.client.HTTPException) as ex:
         raise client.UnreachableError(
             f'no answer from {address}: {ex or type(ex).__name__}'
         ) from None
     finally:
         connection.close()
-    try:
-        msgspec.json.decode(body, type=_Answer)
-    except (ValueError, RecursionError):
+    if response.status != http.client.UNAUTHORIZED or challenge != _CHALLENGE:
         raise client.CommandError(
             f'{address} answered HTTP {response.status}, and not as an inspector: call '
             'channels.add_inspector(app, keys=...) in the app, and give its address'
-        ) from None
+        )
     # NOTE: without a browser, as on a server, the address is still of use.
     if args.print or not webbrowser.open(address):
         client.show_line(address)

@@ -850,6 +850,10 @@ class ClientConnection(Connection):
         if expires_at is not None and not self.closed:
             self.expires_at = expires_at
 
+    def on_expiry_changed(self, subscription: Subscription) -> None:
+        """Called when `Subscription.expires_at` was set after the join."""
+        self.set_timer()
+
     def on_unread(self) -> None:
         """Called when the server does not read the stream of the connection: end it."""
         if not self.closed:
@@ -965,6 +969,7 @@ class ClientConnection(Connection):
     def _end_expired(self) -> None:
         now_s = time.time()
         if self.expires_at is not None and self._end_s(self.expires_at) <= now_s:
+            self.note_expiry()
             self.disconnect(*codes.DISCONNECT_EXPIRED)
             return
         for subscription in list(self.subscriptions.values()):
@@ -972,7 +977,7 @@ class ClientConnection(Connection):
             if expires_at is not None and (
                 self._end_of(subscription, expires_at) <= now_s
             ):
-                self.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+                self.hub.expire(subscription)
 
     def _end_s(self, expires_at: float) -> float:
         """Return the Unix time at which the connection ends after it has expired."""

@@ -443,7 +443,7 @@ async def sub_refresh(
     except TokenExpiredError:
         # NOTE: an error ends the subscription permanently. After this push the client
         #   subscribes again with a new token, and ignores the error.
-        connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+        connection.hub.expire(subscription)
         raise
     if subscription.ended:
         raise RefusedError(codes.PERMISSION_DENIED)
@@ -453,7 +453,6 @@ async def sub_refresh(
         connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
         raise RefusedError(codes.TOKEN_EXPIRED)
     subscription.apply_token(info=claims.info, expires_at=claims.expires_at)
-    connection.set_timer()
     expires, ttl = _ttl(subscription.expires_at)
     return messages.SubRefreshResult(expires=expires, ttl=ttl)
 

@@ -79,7 +79,18 @@ class Emulation:
         #: Size of the frames from other nodes that have arrived while a connection
         #: takes no commands, by session.
         self._waiting_bytes: dict[str, int] = {}
+        #: Apps and paths that have the route for commands.
+        self._mounted: list[tuple[object, str]] = []
         node.cluster.add_handler(_KIND, self._on_frame)
+
+    def is_mounted(self, app: object, path: str) -> bool:
+        """Return whether a path of an app has the route for these connections."""
+        return any(app is other and path == taken for other, taken in self._mounted)
+
+    def on_mounted(self, app: object, path: str) -> None:
+        """Called when an app has got the route for these connections."""
+        if not self.is_mounted(app, path):
+            self._mounted.append((app, path))
 
     def open(
         self,

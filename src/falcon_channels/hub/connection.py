@@ -87,6 +87,9 @@ class ConnectionOwner(Protocol):
     def on_user_changed(self, connection: Connection, before: str) -> None:
         """Called when `Connection.user` was set; `before` is the user until then."""
 
+    def on_expiry_changed(self, subscription: Subscription) -> None:
+        """Called when the time at which a subscription ends was set after its join."""
+
     def on_writable(self, connection: Connection) -> None:
         """Called when the client has read all pending output."""
 
@@ -164,8 +167,9 @@ class Subscription:
         token_verified: Whether the client sent a valid token for this channel.
         token_filter: Filter of this token, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends if it is not
-            refreshed, or ``None``. ``on_subscribe`` may set it. Only a client of an SDK
-            can refresh a subscription. Other clients connect again.
+            refreshed, or ``None``. ``on_subscribe`` may set it, and so may later code.
+            Only a client of an SDK can refresh a subscription. Other clients connect
+            again.
         state: The state of delivery.
         joined: Whether the subscription has ever been LIVE or AHEAD.
         end: Unsubscribe code and reason if this process ended it, else ``None``.
@@ -234,7 +238,7 @@ class Subscription:
         self.data = data
         self.reply = reply
         self.info = info
-        self.expires_at = expires_at
+        self._expires_at = check_time('subscription.expires_at', expires_at)
         self.server_side = server_side
         self.token_verified = False
         self.token_filter: TagFilter | None = None
@@ -283,6 +287,8 @@ class Subscription:
     @expires_at.setter
     def expires_at(self, expires_at: float | None) -> None:
         self._expires_at = check_time('subscription.expires_at', expires_at)
+        if self.joined and not self.ended:
+            self.connection.on_expiry_changed(self)
 
     @property
     def filter(self) -> TagFilter | None:
@@ -550,9 +556,7 @@ class Connection(abc.ABC):
             backlog limit until the client has read all output once.
         context: Context variables of the handshake, for responders.
         num_commands: Number of commands of the application that changed this connection
-            or ended a part of it. Code that waits for a responder compares the number
-            before and after the wait. If it has changed, the code checks the rights of
-            the client again.
+            or ended a part of it.
     """
 
     takes_subscriptions = False
@@ -573,6 +577,7 @@ class Connection(abc.ABC):
         'hub',
         'id',
         'num_commands',
+        'num_expiries',
         'out',
         'req',
         'subscriptions',
@@ -608,6 +613,8 @@ class Connection(abc.ABC):
         #: Hashes of the reasons of logged refusals.
         self._refusals: tuple[int, ...] = ()
         self.num_commands = 0
+        #: Number of times that this connection or one of its subscriptions expired.
+        self.num_expiries = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
@@ -629,6 +636,15 @@ class Connection(abc.ABC):
     def user(self, user: str | None) -> None:
         before, self._user = self._user, check_user(user)
         self.hub.on_user_changed(self, before)
+
+    @property
+    def num_rights_changes(self) -> int:
+        """Number of commands and expiries, each of which can take a right away.
+
+        Code that waits for a responder compares the number before and after the wait.
+        If it has changed, the code checks the rights of the client again.
+        """
+        return self.num_commands + self.num_expiries
 
     @property
     def info(self) -> Any:
@@ -711,8 +727,16 @@ class Connection(abc.ABC):
             self.disconnect(*DISCONNECT_EXPIRED)
 
     def note_command(self) -> None:
-        """Count a command of the application; see `num_commands`."""
+        """Count a command of the application; see `num_rights_changes`."""
         self.num_commands += 1
+
+    def note_expiry(self) -> None:
+        """Count an expiry, just before its consequences; see `num_rights_changes`."""
+        self.num_expiries += 1
+
+    def on_expiry_changed(self, subscription: Subscription) -> None:
+        """Called when `Subscription.expires_at` was set after the join."""
+        self.hub.on_expiry_changed(subscription)
 
     def forget_channel(self, channel: str) -> None:
         """Called when the application ends the subscriptions to a channel.

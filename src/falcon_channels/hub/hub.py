@@ -43,6 +43,7 @@ from falcon_channels.hub.tasks import Tasks
 from falcon_channels.metrics import Counters
 from falcon_channels.operations import Operations
 from falcon_channels.options import NodeOptions
+from falcon_channels.protocol.codes import UNSUBSCRIBE_EXPIRED
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import ChannelEnd
@@ -97,6 +98,7 @@ class Hub:
         self.tasks = Tasks(self.counters)
         self.connections = ConnectionRegistry()
         self._on_left: Callable[[Subscription], None] = _ignore
+        self._on_expiry_changed: Callable[[Subscription], None] = _ignore
         self._observer: HubObserver | None = None
         self._loss_log = LossLog()
         self._draining = False
@@ -146,9 +148,20 @@ class Hub:
 
     # --- life ------------------------------------------------------------------------
 
-    def listen(self, on_left: Callable[[Subscription], None]) -> None:
-        """Call a function with each subscription that has ended, from now on."""
+    def listen(
+        self,
+        on_left: Callable[[Subscription], None],
+        on_expiry_changed: Callable[[Subscription], None],
+    ) -> None:
+        """Call functions with subscriptions, from now on.
+
+        Args:
+            on_left: Called with each subscription that has ended.
+            on_expiry_changed: Called with a subscription whose
+                `Subscription.expires_at` was set after it had joined.
+        """
         self._on_left = on_left
+        self._on_expiry_changed = on_expiry_changed
 
     def observe(self, observer: HubObserver | None) -> None:
         """Set the only observer of this hub, or end its observation with ``None``."""
@@ -377,6 +390,16 @@ class Hub:
         self.leave(subscription)
         if not joining:
             subscription.connection.on_unsubscribed(subscription, code, reason)
+
+    def on_expiry_changed(self, subscription: Subscription) -> None:
+        """Called when `Subscription.expires_at` was set after the join."""
+        self._on_expiry_changed(subscription)
+
+    def expire(self, subscription: Subscription) -> None:
+        """End a subscription whose `Subscription.expires_at` has passed."""
+        if not subscription.ended:
+            subscription.connection.note_expiry()
+            self.unsubscribe(subscription, *UNSUBSCRIBE_EXPIRED)
 
     def finish(
         self, subscription: Subscription, end: ChannelEnd, position: Position

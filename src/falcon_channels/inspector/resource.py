@@ -21,7 +21,9 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_channels.errors import OptionsError
+from falcon_channels.app_routes import add_routes
+from falcon_channels.app_routes import check_path
+from falcon_channels.app_routes import Responders
 from falcon_channels.inspector.live_tail import LiveTails
 from falcon_channels.inspector.live_tail import MAX_LIVE_TAILS
 from falcon_channels.inspector.methods import InspectorMethods
@@ -248,24 +250,17 @@ def mount_inspector(
     """Add the inspector to an app; see `Channels.add_inspector`.
 
     Raises:
-        OptionsError: The path or a key is not valid.
+        OptionsError: The path or a key is not valid, or the path is taken.
     """
-    if (
-        not isinstance(path, str)
-        or not path.startswith('/')
-        or path.endswith('/')
-        or set('{}') & set(path)
-    ):
-        raise OptionsError(
-            f'path {path!r} must be like "/_channels": text that begins with a slash '
-            'and does not end with one'
-        )
+    path = check_path('path', path, '/_channels')
     sessions = InspectorSessions(keys, write_keys)
     recent_events = RecentEvents()
-    node.events.listen(recent_events.on_event)
     page = InspectorPage(path)
-    app.add_route(path, page)
-    app.add_route(f'{path}/', page, suffix='slash')
-    app.add_route(f'{path}/assets/{{name}}', page, suffix='asset')
-    api = InspectorResource(node, sessions, recent_events)
-    app.add_route(f'{path}/api/{{method}}', api)
+    routes = {
+        path: page,
+        f'{path}/': Responders(page, 'slash'),
+        f'{path}/assets/{{name}}': Responders(page, 'asset'),
+        f'{path}/api/{{method}}': InspectorResource(node, sessions, recent_events),
+    }
+    add_routes(app, routes, method='add_inspector', argument='path')
+    node.events.listen(recent_events.on_event)

@@ -22,6 +22,8 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from falcon_channels.app_routes import add_routes
+from falcon_channels.app_routes import check_path
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
@@ -220,5 +222,11 @@ def mount_metrics(
     path: str,
     all_processes: bool,
 ) -> None:
-    """Add the page of the metrics to an app; see `Channels.add_metrics`."""
-    app.add_route(path, MetricsResource(node, all_processes))
+    """Add the page of the metrics to an app; see `Channels.add_metrics`.
+
+    Raises:
+        OptionsError: The path is wrong or taken.
+    """
+    path = check_path('path', path, '/metrics', root=True) or '/'
+    routes = {path: MetricsResource(node, all_processes)}
+    add_routes(app, routes, method='add_metrics', argument='path')

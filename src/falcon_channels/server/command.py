@@ -139,7 +139,7 @@ def serve(args: argparse.Namespace) -> int:
     if args.workers > 1 and args.reload:
         print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - output of a command
         return 2
-    mistake = _tls_mistake(args) or _proxy_mistake(args)
+    mistake = _stop_mistake(args) or _tls_mistake(args) or _proxy_mistake(args)
     if mistake:
         print(mistake, file=sys.stderr)  # noqa: T201 - output of a command
         return 2
@@ -157,6 +157,19 @@ def serve(args: argparse.Namespace) -> int:
         return STARTUP_FAILURE if workers.failed else 0
     server.run()
     return 0 if server.started else STARTUP_FAILURE
+
+
+def _stop_mistake(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the times of a stop, or ``None``.
+
+    The server would exit before it has closed all connections.
+    """
+    if args.stop_timeout > args.drain_timeout:
+        return None
+    return (
+        f'--stop-timeout of {args.stop_timeout} s must be longer than --drain-timeout '
+        f'of {args.drain_timeout:g} s, which is a part of the stop: give both'
+    )
 
 
 def _tls_mistake(args: argparse.Namespace) -> str | None:

@@ -22,6 +22,8 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.app_routes import add_routes
+from falcon_channels.app_routes import check_path
 from falcon_channels.checks import check_number
 from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
@@ -264,13 +266,12 @@ def mount_api(
     """Add the resource of the server API to an app; see `Channels.add_api`.
 
     Raises:
-        OptionsError: The prefix, the resource or a key is not valid.
+        OptionsError: The prefix, the resource or a key is not valid, or the prefix is
+            taken.
         TypeError: A responder is not a coroutine function.
     """
     check_number('max_body_bytes', max_body_bytes, 1)
-    if not isinstance(prefix, str) or (
-        prefix and (not prefix.startswith('/') or prefix.endswith('/'))
-    ):
-        raise OptionsError(f'prefix {prefix!r} must be like "/api", or empty')
+    prefix = check_path('prefix', prefix, '/api', root=True)
     api = ApiResource(node, ApiKeys(keys), resource, max_body_bytes)
-    app.add_route(f'{prefix}/{{method}}', api)
+    routes = {f'{prefix}/{{method}}': api}
+    add_routes(app, routes, method='add_api', argument='prefix')

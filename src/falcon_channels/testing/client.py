@@ -35,6 +35,7 @@ from falcon import testing
 from falcon_channels.access.publication_parts import encode_payload
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.channels import Channels
+from falcon_channels.checks import check_duration
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -44,6 +45,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.testing.clock import check_clock
+from falcon_channels.testing.fresh import check_channels
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
@@ -59,8 +61,11 @@ async def arrives_within(timeout_s: float, what: str) -> AsyncIterator[None]:
 
     Raises:
         TimeoutError: The block took longer.
+        InvalidValueError: `timeout_s` is not a number of seconds.
     """
-    timeout = asyncio.timeout(timeout_s)
+    # NOTE: with NaN or a negative number, a test would wait for a time that nobody can
+    #   predict, or fail although everything arrives.
+    timeout = asyncio.timeout(check_duration('timeout_s', timeout_s, zero=True))
     try:
         async with timeout:
             yield
@@ -247,6 +252,10 @@ class SimulatedClient:
             ``req.context`` in place of the application's middleware.
         on_event: Called with each event, which is also in `events`.
 
+    Raises:
+        OptionsError: `channels` is not a `Channels` object.
+        InvalidValueError: `user` is not text, or `info` is not a JSON value.
+
     Attributes:
         events: Everything that was received, in order. A test may clear it.
         transport: The transport, with its counters.
@@ -262,6 +271,7 @@ class SimulatedClient:
         req: Any = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        check_channels(channels)
         self.events: deque[Event] = deque()
         self.req = testing.create_asgi_req() if req is None else req
         self._channels = channels
@@ -383,6 +393,7 @@ class SimulatedClient:
             timeout_s: How long to wait, in seconds. A fake clock does not really wait.
 
         Raises:
+            InvalidValueError: `timeout_s` is not a number of seconds.
             TimeoutError: No publication arrived in time.
             UnsubscribedError: The connection is closed. Its `code` is the close code.
         """

@@ -19,6 +19,7 @@ import contextlib
 from typing import Any
 
 from falcon_channels.channels import Channels
+from falcon_channels.checks import shown
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
 
@@ -40,7 +41,7 @@ def fresh_channels(channels: Channels) -> Iterator[Channels]:
         ChannelsError: The test has not closed a broker that processes share, or the
             event loop of the test still runs.
     """
-    _check(channels)
+    check_channels(channels)
     _close(channels)
     channels.node.reopen()
     try:
@@ -63,7 +64,7 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
         ImportError: pytest is not installed.
         OptionsError: It is not a `Channels` object.
     """
-    _check(channels)
+    check_channels(channels)
     # NOTE: the other helpers of this package work without pytest.
     import pytest
 
@@ -75,11 +76,16 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
     return fixture
 
 
-def _check(channels: object) -> None:
+def check_channels(channels: object) -> None:
+    """Refuse anything but a `Channels` object, such as a portal.
+
+    Raises:
+        OptionsError: It is something else.
+    """
     if not isinstance(channels, Channels):
         raise OptionsError(
-            f'a test needs the Channels object of the app, not {channels!r}; for a '
-            'portal, write "with portal:" in a fixture'
+            'a test needs the Channels object of the app, not '
+            f'{shown(channels)}; for a portal, write "with portal:" in a fixture'
         )
 
 

@@ -38,6 +38,7 @@ from falcon_channels.options import EndpointOptions
 from falcon_channels.testing.client import arrives_within
 from falcon_channels.testing.client import SimulatedTransport
 from falcon_channels.testing.clock import check_clock
+from falcon_channels.testing.fresh import check_channels
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import JSON
 
@@ -90,6 +91,9 @@ class SimulatedSdk:
         req: Request for the responders; a request for ``/`` by default. Tests set
             ``req.context`` in place of the application's middleware.
 
+    Raises:
+        OptionsError: `channels`, `resource`, `tokens` or `options` cannot be used.
+
     Attributes:
         connected: The connect result, such as ``{'client': '...', 'data': 1}``.
         pushes: Received pushes that `receive` has not returned yet.
@@ -111,6 +115,7 @@ class SimulatedSdk:
         headers: Mapping[str, str] | None = None,
         req: Any = None,
     ) -> None:
+        check_channels(channels)
         self.req = testing.create_asgi_req() if req is None else req
         self.connected: dict[str, Any] = {}
         self.pushes: deque[dict[str, Any]] = deque()
@@ -252,6 +257,7 @@ class SimulatedSdk:
             timeout_s: How long to wait, in seconds. A fake clock does not really wait.
 
         Raises:
+            InvalidValueError: `timeout_s` is not a number of seconds.
             TimeoutError: No push arrived in time.
             DisconnectedError: The connection has ended.
         """

@@ -17,6 +17,7 @@ import warnings
 
 import msgspec
 
+from falcon_channels.checks import check_type
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
 
@@ -86,6 +87,10 @@ class TokenKey:
                 f'a key is text or bytes, not {type(key).__name__}: if it comes from '
                 'the environment, set its variable'
             )
+        check_type('algorithm', algorithm, str)
+        check_type('kid', kid, str)
+        check_type('issuer', issuer, str)
+        check_type('allow_short', allow_short, bool)
         material = key.encode() if isinstance(key, str) else key
         wanted_bytes = _HMAC_BYTES.get(algorithm, 0)
         if len(material) < wanted_bytes and not (allow_short and material):

@@ -28,6 +28,7 @@ import urllib.request
 import msgspec
 
 from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.errors import OptionsError
 from falcon_channels.tokens.keys import load_jwt
 from falcon_channels.tokens.keys import TokenKey
@@ -96,6 +97,10 @@ class RemoteKeySet:
         allow_http: bool = False,
     ) -> None:
         load_jwt()
+        check_type('url', url, str)
+        check_type('issuer', issuer, str)
+        # SECURITY: the text 'false' of a variable in the environment is true.
+        check_type('allow_http', allow_http, bool)
         parts = urllib.parse.urlsplit(url)
         secure = parts.scheme == 'https' or (
             parts.scheme == 'http' and (allow_http or parts.hostname in _LOOPBACK)

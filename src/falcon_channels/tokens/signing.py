@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import math
 import time
 from typing import Any
 
 from falcon_channels.checks import check_user
+from falcon_channels.checks import is_utf_8
+from falcon_channels.checks import MAX_DURATION_S
+from falcon_channels.checks import shown
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.tokens.keys import TokenKey
 
@@ -38,7 +42,12 @@ def make_connection_token(
     Raises:
         InvalidValueError: The user is not text, or another argument has a wrong type.
     """
-    optional = {'info': info, 'meta': meta, 'channels': list(channels) or None}
+    if isinstance(channels, str | bytes) or not isinstance(channels, Iterable):
+        raise InvalidValueError(
+            f'channels is {shown(channels)}, but must be a list of names'
+        )
+    names = [_checked_channel(channel) for channel in channels]
+    optional = {'info': info, 'meta': meta, 'channels': names or None}
     return _signed(key, {'sub': check_user(user)}, optional, ttl_s, claims)
 
 
@@ -68,13 +77,23 @@ def make_subscription_token(
         InvalidValueError: The user is not text, the channel has no name, or another
             argument has a wrong type.
     """
+    required = {'sub': check_user(user), 'channel': _checked_channel(channel)}
+    tag_filter = check_filter('filter', filter)
+    optional = {'info': info, 'server_tags_filter': tag_filter}
+    return _signed(key, required, optional, ttl_s, claims)
+
+
+def _checked_channel(channel: object) -> str:
     if not isinstance(channel, str) or not channel:
         raise InvalidValueError(
-            f'the channel of a token is {channel!r}, but must be the name of a channel'
+            f'the channel of a token is {shown(channel)}, but must be the name of a '
+            'channel'
         )
-    required = {'sub': check_user(user), 'channel': channel}
-    optional = {'info': info, 'server_tags_filter': filter}
-    return _signed(key, required, optional, ttl_s, claims)
+    if not is_utf_8(channel):
+        raise InvalidValueError(
+            f'the channel of a token is {shown(channel)}, but must be text in UTF-8'
+        )
+    return channel
 
 
 def _signed(
@@ -88,13 +107,16 @@ def _signed(
         raise InvalidValueError(
             f'the key of a token is TokenKey(secret), not {type(key).__name__}'
         )
+    # NOTE: a negative time makes a token that has expired. Tests of applications need
+    #   some.
     if ttl_s is not None and (
         isinstance(ttl_s, bool)
         or not isinstance(ttl_s, int | float)
-        or not math.isfinite(ttl_s)
+        or not abs(ttl_s) <= MAX_DURATION_S
     ):
         raise InvalidValueError(
-            f'ttl_s is {ttl_s!r}, but must be a number of seconds, or None for never'
+            f'ttl_s is {shown(ttl_s)}, but must be a number of seconds up to '
+            f'{MAX_DURATION_S:.0f}, or None for never'
         )
     now_s = int(time.time())
     claims = {**required, 'iat': now_s}

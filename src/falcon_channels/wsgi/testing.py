@@ -21,6 +21,9 @@ import falcon
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 
+from falcon_channels.checks import check_duration
+from falcon_channels.checks import shown
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import OptionsError
 from falcon_channels.wsgi.app import App
 
@@ -126,9 +129,14 @@ def simulate_ws(
         TimeoutError: The responder did not end.
         TypeError: `connect` has no such argument.
         OptionsError: The app cannot have WebSockets.
+        InvalidValueError: The path does not begin with a slash, or `end_timeout_s` is
+            not a number of seconds.
     """
     _check_app(app)
     _check_options(options)
+    if not isinstance(path, str) or not path.startswith('/'):
+        raise InvalidValueError(f'path is {shown(path)}, but must begin with a slash')
+    check_duration('end_timeout_s', end_timeout_s, zero=True)
     ours, theirs = socket.socketpair()
     responder = threading.Thread(
         target=serve_connection, args=(app, theirs), daemon=True

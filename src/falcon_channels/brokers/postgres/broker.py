@@ -58,6 +58,7 @@ from falcon_channels.brokers.postgres.stored_routes import StoredRoutes
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.checks import check_number
 from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelFinishedError
@@ -111,6 +112,10 @@ class PostgresBroker(Broker):
         trusted: bool = False,
         migrate: bool = False,
     ) -> None:
+        check_type('url', url, str)
+        check_type('schema', schema, str)
+        check_type('trusted', trusted, bool)
+        check_type('migrate', migrate, bool)
         self._url = url
         self._schema = schema
         self._timeout_s: float = check_seconds('timeout_s', timeout_s)

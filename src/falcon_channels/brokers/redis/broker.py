@@ -56,6 +56,7 @@ from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
@@ -110,6 +111,8 @@ class RedisBroker(Broker):
         probe_s: float = 2.0,
         trusted: bool = False,
     ) -> None:
+        check_type('prefix', prefix, str)
+        check_type('trusted', trusted, bool)
         if not _PREFIX.fullmatch(prefix):
             raise OptionsError(
                 f'prefix is {prefix!r}, and must be 1 to 64 letters, digits, "_", "." '

@@ -44,6 +44,7 @@ from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import SQLITE_SCHEMES
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
@@ -76,7 +77,7 @@ class SqliteBroker(Broker):
     def __init__(
         self, path: str | Path, *, timeout_s: float = 5.0, poll_s: float = 1.0
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(check_type('path', path, (str, Path)))
         self.timeout_s: float = check_seconds('timeout_s', timeout_s)
         self.poll_s: float = check_seconds('poll_s', poll_s)
         self._subscribed: dict[str, LogSettings] = {}

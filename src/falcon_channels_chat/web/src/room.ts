@@ -44,6 +44,8 @@ export class RoomView {
   #typists = new Map<string, { name: string; timer: ReturnType<typeof setTimeout> }>();
   #lastTypingMs: number | undefined;
   #loadingOlder = false;
+  /** Whether the server has refused older messages, for a reason that does not pass. */
+  #olderRefused = false;
   #readUpTo = 0;
   #markReadTimer: ReturnType<typeof setTimeout> | undefined;
   #unseen = 0;
@@ -115,6 +117,7 @@ export class RoomView {
     this.#renderTyping();
     this.parts.members.reset([]);
     this.#timeline = new Timeline();
+    this.#olderRefused = false;
     this.#lastTypingMs = undefined;
     this.#readUpTo = 0;
     this.#unseen = 0;
@@ -236,6 +239,8 @@ export class RoomView {
   }
 
   async #onSubscribed(name: string, missed: boolean): Promise<void> {
+    // A server that was replaced may give them now.
+    this.#olderRefused = false;
     if (missed) {
       const before = [...this.#timeline.messages];
       const page = await this.#load(name);
@@ -277,27 +282,33 @@ export class RoomView {
 
   async #loadOlder(): Promise<void> {
     const first = this.#timeline.messages[0];
-    if (this.#loadingOlder || !this.#timeline.more || !first) return;
+    if (this.#loadingOlder || this.#olderRefused || !this.#timeline.more || !first) return;
     this.#loadingOlder = true;
     byId('older').hidden = false;
     const name = this.name;
     try {
       const page = await api.getOlderMessages(name, first.id);
-      if (this.name !== name || this.#timeline.messages[0]?.id !== first.id) return;
-      // Older messages are added above, so the distance to the end stays the same.
-      const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
-      byId('older').hidden = true;
-      this.#timeline.prepend(page);
-      this.#render();
-      this.#scroller.scrollTop = this.#scroller.scrollHeight - below;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      if (this.name === name && this.#timeline.messages[0]?.id === first.id) {
+        // Older messages are added above, so the distance to the end stays the same.
+        const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+        byId('older').hidden = true;
+        this.#timeline.prepend(page);
+        this.#render();
+        this.#scroller.scrollTop = this.#scroller.scrollHeight - below;
+      }
+    } catch (error) {
+      if (error instanceof api.ApiError && !error.isTemporary) {
+        if (this.name === name) {
+          this.#olderRefused = true;
+          this.parts.showNotice(`Older messages cannot be loaded: ${error.message}`);
+        }
+      } else await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     } finally {
       byId('older').hidden = true;
       this.#loadingOlder = false;
     }
-    // After an error, and if the page did not fill the view: at the beginning, the user
-    // cannot scroll up any further.
+    // After an error, if the page did not fill the view, and if another room was opened
+    // meanwhile: at the beginning, the user cannot scroll up any further.
     if (this.#scroller.scrollTop < LOAD_OLDER_PX) void this.#loadOlder();
   }
 
