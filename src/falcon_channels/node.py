@@ -167,7 +167,9 @@ class Node:
             self.options,
             self.match,
         )
-        self.publisher = Publisher(broker, self.match, operations, authorizer)
+        self.publisher = Publisher(
+            broker, self.match, self.match_now, operations, authorizer
+        )
         self.chunk_rate = ChunkRate()
         self.append_queue = AppendQueue(self.publisher.append_all, self.chunk_rate)
         self.batch_timers = TimerWheel(_BATCH_TICK_S)
@@ -232,8 +234,27 @@ class Node:
             ClosedError: The node is closed.
             EventLoopError: The node belongs to another event loop.
         """
-        if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
+        match = self.match_now(channel)
+        if match is None:
             await self.start()
+            match = self._match_route(channel)
+        return match
+
+    def match_now(self, channel: str) -> ChannelMatch | None:
+        """Find the route of a channel without waiting.
+
+        PERF: a publication to a node that has started needs no coroutine to find its
+        route (benchmarks/centrifugo.py).
+
+        Returns:
+            ``None`` if the node may have to start first: use `match`.
+
+        Raises:
+            ChannelNameError: The name is not a channel name.
+            UnknownChannelError: No route matches.
+        """
+        if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
+            return None
         return self._match_route(channel)
 
     def _match_route(self, channel: str) -> ChannelMatch:

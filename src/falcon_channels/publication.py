@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -26,6 +28,12 @@ class Position(NamedTuple):
 
     offset: int
     epoch: str
+
+
+#: Returns a position for ``(offset, epoch)``.
+#: PERF: each publication has a position. This is twice as fast as ``Position(...)``,
+#: because no Python code runs (benchmarks/centrifugo.py).
+new_position: Callable[[tuple[int, str]], Position] = partial(tuple.__new__, Position)
 
 
 class Newest(NamedTuple):

@@ -91,11 +91,20 @@ class ChannelRoute:
         template: Template of the channel names, such as ``rooms:{room}``.
         resource: The application's resource, or ``None``.
         options: Options of the channels.
+        publishers: `ChannelOptions.publishers`, with ``'auto'`` resolved.
+        subscribers: `ChannelOptions.subscribers`, with ``'auto'`` resolved.
         on_subscribe: The responder, or ``None``. Each other responder also has an
             attribute.
     """
 
-    __slots__ = ('options', 'resource', 'template', *RESPONDERS)
+    __slots__ = (
+        'options',
+        'publishers',
+        'resource',
+        'subscribers',
+        'template',
+        *RESPONDERS,
+    )
 
     on_subscribe: Callable[..., Any] | None
     on_publish: Callable[..., Any] | None
@@ -133,24 +142,14 @@ class ChannelRoute:
                 f'such as on_subscribe_{suffix}'
             )
         check_class_hooks(resource, names.values())
-
-    @property
-    def subscribers(self) -> str:
-        """`ChannelOptions.subscribers`, with ``'auto'`` resolved.
-
-        SECURITY: a route without ``on_subscribe`` is closed. Otherwise a forgotten
-        responder would give every client the messages of every user.
-        """
-        if self.options.subscribers == 'auto':
-            return 'nobody' if self.on_subscribe is None else 'anybody'
-        return self.options.subscribers
-
-    @property
-    def publishers(self) -> str:
-        """`ChannelOptions.publishers`, with ``'auto'`` resolved."""
-        if self.options.publishers == 'auto':
-            return 'nobody' if self.on_publish is None else 'subscribers'
-        return self.options.publishers
+        # SECURITY: a route without `on_subscribe` is closed. Otherwise a forgotten
+        #   responder would give every client the messages of every user.
+        self.subscribers: str = options.subscribers
+        if options.subscribers == 'auto':
+            self.subscribers = 'nobody' if self.on_subscribe is None else 'anybody'
+        self.publishers: str = options.publishers
+        if options.publishers == 'auto':
+            self.publishers = 'nobody' if self.on_publish is None else 'subscribers'
 
 
 #: A field of a template, and the regular expressions of the converters whose values
@@ -278,7 +277,10 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
 
 
 class ChannelMatch(NamedTuple):
-    """The route for a channel name, and the values of the template's fields."""
+    """The route for a channel name, and the values of the template's fields.
+
+    A match is shared by all calls with the same name. Do not change `params`.
+    """
 
     route: ChannelRoute
     params: dict[str, Any]
@@ -356,14 +358,13 @@ class ChannelRouter:
         """
         known = self._known.get(channel) if isinstance(channel, str) else None
         if known is not None:
-            # NOTE: a responder may change its arguments, so it gets a copy.
-            return ChannelMatch(known.route, known.params.copy())
+            return known
         check_channel_name(channel, max_bytes)
         match = self.match(channel)
         if match is not None and self.converters.are_built_in:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[channel] = ChannelMatch(match.route, match.params.copy())
+            self._known[channel] = match
         return match
 
     def match(self, channel: str) -> ChannelMatch | None:

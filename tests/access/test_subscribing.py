@@ -530,3 +530,28 @@ async def test_on_unsubscribe_that_fails_is_counted_and_logged(
     assert 1 == channels.node.hub.counters.responder_errors
     assert 'on_unsubscribe failed' in caplog.text
     await channels.close()
+
+
+@on_fake_clock
+async def test_changed_params_of_a_subscription_do_not_change_the_next_one() -> None:
+    """Each subscription has its own values, because a responder may change them."""
+    seen = []
+
+    class Renaming:
+        async def on_subscribe(
+            self, req: Any, subscription: Subscription, room: str
+        ) -> None:
+            seen.append((room, dict(subscription.params)))
+            subscription.params['room'] = 'changed'
+
+        async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+            seen.append((room, {}))
+
+    channels = Channels()
+    channels.add_route('rooms:{room}', Renaming(), ChannelOptions())
+    for _ in range(2):
+        async with SimulatedClient(channels) as client:
+            await client.subscribe(CHANNEL)
+            await client.publish(CHANNEL, 1)
+    assert [('a', {'room': 'a'}), ('a', {})] * 2 == seen
+    await channels.close()

@@ -464,6 +464,44 @@ def test_request_is_refused_only_if_it_has_a_duplicate_key(
     assert expected == double
 
 
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.sampled_from(['"a"', '"a:b"', '"\\u003a"', '"a\\u003Ab"', 'null', '0', '""']),
+    st.sampled_from(['"d"', '{"a":1,"b":[":"]}', '1e400', '[' * 33 + ']' * 33, 'null']),
+    st.sampled_from(
+        [
+            *('', '', ',"type":0', ',"type":1', ',"x":1', ',"data":2'),
+            *(',"channel":"c"', ',"\\u0063hannel":"c"', ',"x\\u003a":1'),
+        ]
+    ),
+    st.sampled_from(
+        [
+            *('', '', ',"id":2', ',"x":null', ',"publish":null', ',"send":{}'),
+            ',"publish":{"channel":"c","data":1}',
+        ]
+    ),
+    st.sampled_from(['1', '0', 'null', '-1', '4294967296', '"1"']),
+)
+def test_command_that_publishes_means_the_same_with_white_space(
+    channel: str, data: str, more: str, after: str, command_id: str
+) -> None:
+    """White space changes neither the decoded command nor the refusal.
+
+    A command without white space is decoded in one step, and others field by field.
+    """
+    outcomes = []
+    for space in ('', ' '):
+        frame = (
+            f'{{"id":{command_id},"publish":{space}{{"channel":{channel},'
+            f'"data":{data}{more}}}{after}}}'
+        )
+        try:
+            outcomes.append((decode_all(frame), 0, ''))
+        except ProtocolError as ex:
+            outcomes.append(([], ex.code, str(ex).partition('(byte')[0]))
+    assert outcomes[0] == outcomes[1]
+
+
 def test_unidirectional_connect_request_is_decoded() -> None:
     """A unidirectional client sends the request without an envelope."""
     assert ConnectRequest(token='t', data=b'[1]') == json_codec.decode_connect(

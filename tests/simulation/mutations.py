@@ -602,8 +602,8 @@ MUTANTS = [
     Mutant(
         'a revoked user may publish and read without a subscription',
         'access/authorization.py',
-        'if connection.user and not is_subscribed(connection, channel):',
-        'if False:',
+        'return bool(connection.user) and not is_subscribed(connection, channel)',
+        'return False',
         'tests/endpoint/test_authorization.py',
     ),
     Mutant(
@@ -635,6 +635,13 @@ MUTANTS = [
         'connection=connection,\n',
     ),
     # --- the client protocol ---------------------------------------------------------
+    Mutant(
+        'a command that publishes may have a duplicate key',
+        'protocol/json_codec.py',
+        "if not request.data or line.count(b':') != colons:",
+        'if not request.data:',
+        'tests/protocol/test_json_codec.py',
+    ),
     Mutant(
         'output before the connect reply has no limit',
         'endpoint/early_output.py',

@@ -203,9 +203,25 @@ class Authorizer:
             )
 
     async def authorize_publish(
-        self, match: ChannelMatch, draft: PublicationDraft
-    ) -> Publication:
-        """Decide whether a client may publish a draft; return the publication.
+        self,
+        match: ChannelMatch,
+        connection: Connection,
+        channel: str,
+        data: bytes,
+        *,
+        binary: bool,
+    ) -> tuple[Publication, str | None]:
+        """Decide whether a client may publish.
+
+        Args:
+            match: The route of the channel.
+            connection: Connection of the client.
+            channel: Name of the channel.
+            data: Payload: valid JSON text in UTF-8, or any bytes if `binary`.
+            binary: Whether the payload is not JSON.
+
+        Returns:
+            The publication, and its idempotency key or ``None``.
 
         Raises:
             falcon.HTTPForbidden: Clients may not publish here, or the user was revoked.
@@ -218,22 +234,30 @@ class Authorizer:
             PayloadError: The payload is not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds the channel's limit.
         """
-        route, connection = match.route, draft.connection
+        route, options = match.route, match.route.options
         num_changes = connection.num_rights_changes
-        await self._check_publisher(route, connection, draft.channel)
-        check_size(route, draft.payload()[0])
-        if draft.binary and not route.options.binary:
+        if _check_publisher(route, connection, channel):
+            await self.refuse_revoked(connection.user, channel)
+        check_size(route, data)
+        if binary and not options.binary:
             raise PayloadError(
-                f'channel {draft.channel!r} carries JSON, and these '
-                f'{len(draft.payload()[0])} bytes are not JSON: publish JSON'
+                f'channel {channel!r} carries JSON, and these {len(data)} bytes are '
+                'not JSON: publish JSON'
             )
-        if route.options.data_type is not None:
+        # PERF: without a responder and a type, the publication is the message of the
+        #   client (benchmarks/centrifugo.py).
+        draft = None
+        if route.on_publish is not None or options.data_type is not None:
+            draft = PublicationDraft(
+                channel, connection, data, binary=binary, options=options
+            )
+        if draft is not None and options.data_type is not None:
             _check_type(draft)
-        if route.on_publish is not None:
+        if draft is not None and route.on_publish is not None:
             await self._operations.responder(
                 'on_publish',
                 route.on_publish(connection.req, draft, **match.params),
-                channel=draft.channel,
+                channel=channel,
                 route=route.template,
             )
         while connection.num_rights_changes != num_changes:
@@ -241,32 +265,21 @@ class Authorizer:
             #   waited.
             num_changes = connection.num_rights_changes
             _refuse_disconnected(connection)
-            await self._check_publisher(route, connection, draft.channel)
+            if _check_publisher(route, connection, channel):
+                await self.refuse_revoked(connection.user, channel)
+        info = connection.client_info(connection.subscriptions.get(channel))
+        if draft is None:
+            return Publication(data=data, binary=binary, info=info), None
         payload, binary = draft.payload()
         try:
             check_labels(draft.tags, draft.idempotency_key)
         except PayloadError as ex:
             raise InvalidValueError(f'on_publish: {ex}') from None
         check_size(route, payload, draft.tags)
-        subscription = connection.subscriptions.get(draft.channel)
-        return Publication(
-            data=payload,
-            binary=binary,
-            tags=draft.tags,
-            info=connection.client_info(subscription),
-            delta=draft.delta,
+        publication = Publication(
+            data=payload, binary=binary, tags=draft.tags, info=info, delta=draft.delta
         )
-
-    async def _check_publisher(
-        self, route: ChannelRoute, connection: Connection, channel: str
-    ) -> None:
-        """Check that the options and the revocations let a client publish."""
-        publishers = route.publishers
-        if publishers == 'nobody':
-            raise falcon.HTTPForbidden(description='clients may not publish here')
-        if publishers == 'subscribers' and not is_subscribed(connection, channel):
-            raise falcon.HTTPForbidden(description='subscribe before publishing')
-        await self._refuse_revoked(connection, channel)
+        return publication, draft.idempotency_key
 
     async def authorize_presence(
         self, match: ChannelMatch, connection: Connection, channel: str
@@ -340,7 +353,8 @@ class Authorizer:
         self, responder: Any, connection: Connection, channel: str
     ) -> None:
         if responder is not None:
-            await self._refuse_revoked(connection, channel)
+            if _may_be_revoked(connection, channel):
+                await self.refuse_revoked(connection.user, channel)
         elif not is_subscribed(connection, channel):
             raise falcon.HTTPForbidden(description='subscribe before asking')
 
@@ -362,12 +376,32 @@ class Authorizer:
         """
         return bool(user) and await self._broker.is_revoked(channel, user)
 
-    async def _refuse_revoked(self, connection: Connection, channel: str) -> None:
-        # PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
-        #   therefore not revoked, and the broker is not asked again for each
-        #   publication. An anonymous client cannot be revoked.
-        if connection.user and not is_subscribed(connection, channel):
-            await self.refuse_revoked(connection.user, channel)
+
+def _check_publisher(route: ChannelRoute, connection: Connection, channel: str) -> bool:
+    """Check that the options of a route let a client publish.
+
+    Returns:
+        Whether the caller must ask the broker about a revocation.
+
+    Raises:
+        falcon.HTTPForbidden: They do not.
+    """
+    publishers = route.publishers
+    if publishers == 'nobody':
+        raise falcon.HTTPForbidden(description='clients may not publish here')
+    if publishers == 'subscribers' and not is_subscribed(connection, channel):
+        raise falcon.HTTPForbidden(description='subscribe before publishing')
+    return _may_be_revoked(connection, channel)
+
+
+def _may_be_revoked(connection: Connection, channel: str) -> bool:
+    """Return whether only the broker knows if a user was revoked.
+
+    PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
+    therefore not revoked, and the broker is not asked again for each publication. An
+    anonymous client cannot be revoked.
+    """
+    return bool(connection.user) and not is_subscribed(connection, channel)
 
 
 def _refuse_disconnected(connection: Connection) -> None:

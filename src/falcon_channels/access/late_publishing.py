@@ -45,6 +45,7 @@ class LatePublisher(Publisher):
         super().__init__(
             broker,
             find,
+            match,
             operations,
             Authorizer(broker, operations),
             publish=_BriefBroker(open_broker).publish,

@@ -18,6 +18,9 @@ from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.routing import ChannelRoute
 
+#: Types of payloads that are not encoded.
+_BINARY = (bytes, bytearray, memoryview)
+
 
 def encode_payload(data: Any) -> tuple[bytes, bool]:
     """Encode a value of the application; return the payload and whether it is binary.
@@ -25,12 +28,9 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
     Raises:
         PayloadError: The value cannot be written as JSON.
     """
-    if isinstance(data, bytes | bytearray | memoryview):
+    if isinstance(data, _BINARY):
         return bytes(data), True
-    try:
-        return encode_json(data), False
-    except NOT_JSON as ex:
-        raise PayloadError(f'data cannot be written as JSON: {ex}') from None
+    return _encode_value(data), False
 
 
 def encode_publication(
@@ -43,17 +43,26 @@ def encode_publication(
     Raises:
         PayloadError: The channel cannot carry the data.
     """
-    payload, binary = encode_payload(data)
-    # PERF: only bytes are checked. Other values were just written as JSON.
-    if binary and not options.binary:
-        if not is_json(payload):
-            raise PayloadError(
-                f'channel {channel!r} carries JSON, and these {len(payload)} bytes '
-                'are not JSON: publish a JSON value, or add the route with '
-                'ChannelOptions(binary=True)'
-            )
-        binary = False
-    return payload, binary
+    # PERF: only bytes are checked. Other values are JSON when they are written.
+    if not isinstance(data, _BINARY):
+        return _encode_value(data), False
+    payload = bytes(data)
+    if options.binary:
+        return payload, True
+    if not is_json(payload):
+        raise PayloadError(
+            f'channel {channel!r} carries JSON, and these {len(payload)} bytes are not '
+            'JSON: publish a JSON value, or add the route with '
+            'ChannelOptions(binary=True)'
+        )
+    return payload, False
+
+
+def _encode_value(value: Any) -> bytes:
+    try:
+        return encode_json(value)
+    except NOT_JSON as ex:
+        raise PayloadError(f'data cannot be written as JSON: {ex}') from None
 
 
 def check_labels(tags: object, idempotency_key: object) -> None:

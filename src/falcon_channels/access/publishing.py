@@ -31,7 +31,6 @@ import msgspec
 
 from falcon_channels.access import publication_parts
 from falcon_channels.access.authorization import Authorizer
-from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
@@ -125,6 +124,7 @@ class Publisher:
     Args:
         broker: Broker of this process.
         match: Starts the node and finds the route of a channel.
+        match_now: Finds the route of a channel; ``None`` if the node must start first.
         operations: Operations of this process.
         authorizer: Decides what a client may publish.
         publish: Gives a publication to the broker; ``broker.publish`` by default.
@@ -134,6 +134,7 @@ class Publisher:
         self,
         broker: Broker,
         match: Callable[[str], Awaitable[ChannelMatch]],
+        match_now: Callable[[str], ChannelMatch | None],
         operations: Operations,
         authorizer: Authorizer,
         *,
@@ -142,6 +143,7 @@ class Publisher:
         self._broker = broker
         self._broker_publish = publish
         self._match = match
+        self._match_now = match_now
         self._operations = operations
         self._authorizer = authorizer
         self._settings: dict[ChannelRoute, LogSettings] = {}
@@ -160,7 +162,7 @@ class Publisher:
         version_epoch: str = '',
     ) -> PublishResult:
         """Implement `Channels.publish`."""
-        match = await self._match(channel)
+        match = self._match_now(channel) or await self._match(channel)
         payload, binary = publication_parts.encode_publication(
             match.route.options, channel, data
         )
@@ -357,18 +359,11 @@ class Publisher:
                 sent.
             BrokerUnavailableError: The publication may or may not be stored.
         """
-        match = await self._match(channel)
-        draft = PublicationDraft(
-            channel,
-            connection,
-            data,
-            binary=binary,
-            options=match.route.options,
+        match = self._match_now(channel) or await self._match(channel)
+        publication, idempotency_key = await self._authorizer.authorize_publish(
+            match, connection, channel, data, binary=binary
         )
-        publication = await self._authorizer.authorize_publish(match, draft)
-        return await self._give_to_broker(
-            match, channel, publication, draft.idempotency_key
-        )
+        return await self._give_to_broker(match, channel, publication, idempotency_key)
 
     def _give_to_broker(
         self,

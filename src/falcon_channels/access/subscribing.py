@@ -356,7 +356,8 @@ class Subscriber:
             connection,
             channel,
             match.route,
-            match.params,
+            # NOTE: the application may change the values of a subscription.
+            match.params.copy(),
             data=options.data,
             info=options.info,
             reply=options.reply,

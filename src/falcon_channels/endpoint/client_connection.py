@@ -449,7 +449,8 @@ class ClientConnection(Connection):
                     continue
                 verdict = check_command(self.state, command)
                 if verdict is CommandAction.ACCEPT:
-                    await self._carry_out(command)
+                    if self._admit(command):
+                        await self._dispatch(self, command)
                 elif verdict is CommandAction.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
                 num_carried_out += 1
@@ -469,15 +470,16 @@ class ClientConnection(Connection):
     async def carry_out_only(self, command: Command) -> None:
         """Carry out the only command of a unidirectional client."""
         self._working = True
-        await self._carry_out(command)
+        if self._admit(command):
+            await self._dispatch(self, command)
         self._working = False
         self.keep_context()
 
-    async def _carry_out(self, command: Command) -> None:
+    def _admit(self, command: Command) -> bool:
+        """Begin a command; refuse it and return ``False`` if the rates forbid it."""
         self.command_id = command.id
         if self._take_from_rates(command):
-            await self._dispatch(self, command)
-            return
+            return True
         self.hub.counters.too_fast += 1
         error = codes.TOO_MANY_REQUESTS
         field = command.request.field if command.request is not None else ''
@@ -490,16 +492,19 @@ class ClientConnection(Connection):
             self.disconnect(*end)
         elif command.id:
             self.reply_error(error)
+        return False
 
     def _take_from_rates(self, command: Command) -> bool:
         """Count a command; return whether the rates allow it."""
-        rate = self.endpoint.rate
-        now_s = self.endpoint.now_s()
+        endpoint = self.endpoint
+        rate = endpoint.rate
         allowed = True
         if rate is not None:
-            allowed, self._commands_full_s = rate.take(self._commands_full_s, now_s)
-        if allowed and self.user:
-            allowed = self._take_from_user(command, now_s)
+            allowed, self._commands_full_s = rate.take(
+                self._commands_full_s, endpoint.now_s()
+            )
+        if allowed and self.user and endpoint.user_rates is not None:
+            allowed = self._take_from_user(command, endpoint.now_s())
         self._refused_in_row = 0 if allowed else self._refused_in_row + 1
         return allowed
 

@@ -40,6 +40,7 @@ from falcon_channels.protocol.deltas import last_publication
 from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import new_position
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -213,14 +214,15 @@ class LocalChannel:
                 return True
             if offset <= position.offset:
                 return False
-            self.position = Position(offset, epoch)
+            self.position = new_position((offset, epoch))
             self.end = publication.end
         self._add(publication, epoch)
         return False
 
     def _add(self, publication: Publication, epoch: str) -> None:
         """Add a publication to the batch, and to the buffers of JOINING subscribers."""
-        if not publication.only_ends:
+        # PERF: this is `only_ends`, without a call (benchmarks/centrifugo.py).
+        if publication.end is None or publication.data:
             self.batch.append(publication)
         if self.joining:
             self._buffer_for_joining(publication, epoch)

@@ -43,6 +43,7 @@ from falcon_channels.protocol.json_commands import WIRE_REQUESTS
 from falcon_channels.protocol.json_commands import WireConnect
 from falcon_channels.protocol.json_commands import WireEmulation
 from falcon_channels.protocol.json_commands import WireId
+from falcon_channels.protocol.json_commands import WirePublishCommand
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
@@ -73,6 +74,7 @@ _REQUEST_DECODERS: Final = {
     name: msgspec.json.Decoder(kind | None).decode
     for name, kind in WIRE_REQUESTS.items()
 }
+_decode_publish = msgspec.json.Decoder(WirePublishCommand).decode
 _decode_connect = msgspec.json.Decoder(WireConnect).decode
 _decode_emulation = msgspec.json.Decoder(WireEmulation).decode
 _encode = msgspec.json.Encoder().encode
@@ -97,7 +99,14 @@ def decode_commands(
         ProtocolError: The next command is not valid. Close the connection with its
             code.
     """
-    lines = _utf8(frame).split(b'\n')
+    text = _utf8(frame)
+    # PERF: most frames have one command (benchmarks/centrifugo.py).
+    if b'\n' not in text:
+        if limits is not None:
+            limits.check(1, len(text))
+        yield _command(text)
+        return
+    lines = text.split(b'\n')
     if len(lines) > 1 and not lines[-1]:
         lines.pop()
     if limits is not None:
@@ -192,6 +201,9 @@ def _parse(text: bytes | msgspec.Raw, decode: Any) -> Any:
 def _command(line: bytes) -> Command:
     if line == PING:
         return Command(0, None)
+    command = _publish_command(line)
+    if command is not None:
+        return command
     # NOTE: payloads stay raw. Their syntax is checked, but no Python objects are
     #   created. A text of 64 KiB can contain 30,000 objects.
     fields: dict[str, msgspec.Raw] = _parse(line, _decode_fields)
@@ -216,6 +228,33 @@ def _command(line: bytes) -> Command:
     if not command_id and not isinstance(request, SendRequest):
         raise ProtocolError(f'the command {request.field} has no id')
     return Command(command_id, request)
+
+
+def _publish_command(line: bytes) -> Command | None:
+    """Decode a command that publishes; return ``None`` if the line is anything else.
+
+    PERF: most commands publish. Their id, channel and payload are decoded in one step,
+    which is a third of the cost of `_command` (benchmarks/centrifugo.py).
+
+    Raises:
+        ProtocolError: A value of the command is refused.
+    """
+    if b'"publish":{"channel":' not in line or b'\\u003' in line:
+        return None
+    try:
+        wire = _decode_publish(line)
+    except (ValueError, RecursionError):
+        return None
+    request = wire.publish
+    if request is None or request.channel is None or not wire.id:
+        return None
+    # NOTE: with these four keys, the text has four more colons than their values. With
+    #   a key more, which may be a duplicate, it has at least five.
+    colons = 4 + request.channel.count(':') + bytes(request.data).count(b':')
+    if not request.data or line.count(b':') != colons:
+        return None
+    _check_values(line)
+    return Command(wire.id, request.to_request())
 
 
 # ---- Checks of the text itself -------------------------------------------------

@@ -144,6 +144,13 @@ class WirePublish(msgspec.Struct):
         )
 
 
+class WirePublishCommand(msgspec.Struct):
+    """A whole command with a publish request."""
+
+    id: WireId = 0
+    publish: WirePublish | None = None
+
+
 class WirePresence(msgspec.Struct):
     """JSON form of `PresenceRequest`."""
 

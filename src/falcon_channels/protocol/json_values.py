@@ -10,6 +10,7 @@ import msgspec
 #: What `encode_json` raises. msgspec raises most of these, for values of other types.
 NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
+_encode = msgspec.json.Encoder().encode
 _FINITE = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 
@@ -19,7 +20,7 @@ def encode_json(value: Any) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError, RecursionError: It cannot be written.
     """
-    text = msgspec.json.encode(value)
+    text = _encode(value)
     # NOTE: msgspec writes NaN and infinity as null. A client would receive a value that
     #   the application never sent.
     # PERF: only a text with null can hide them. Others cost a search for four bytes.

@@ -8,6 +8,8 @@ methods, and `requests` what they share.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 from typing import Any
@@ -28,12 +30,14 @@ from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.routing import check_resource
 from falcon_channels.server_api.nodes import NodeMethods
 from falcon_channels.server_api.publishing import PublishingMethods
+from falcon_channels.server_api.publishing import PublishRequest
 from falcon_channels.server_api.reading import ReadingMethods
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
-from falcon_channels.server_api.requests import call_method
+from falcon_channels.server_api.requests import as_api_error
 from falcon_channels.server_api.requests import ChannelRequest
 from falcon_channels.server_api.requests import decode_request
+from falcon_channels.server_api.requests import Method
 from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
@@ -49,6 +53,9 @@ MAX_BATCH_COMMANDS = 1000
 #: Number of commands of a batch that are executed without a pause. Commands of a
 #: parallel batch share round trips to the broker only within such a part.
 _BATCH_PART = 50
+
+#: Size of the largest batch whose commands are decoded together, in bytes.
+_MAX_DECODED_BYTES = 65536
 
 _GROUPS: Final[tuple[type[MethodGroup], ...]] = (
     PublishingMethods,
@@ -105,6 +112,35 @@ class _Batch(ApiRequest):
         list[dict[str, msgspec.Raw]], msgspec.Meta(max_length=MAX_BATCH_COMMANDS)
     ]
     parallel: bool = False
+
+
+class _PublishCommand(ApiRequest):
+    publish: PublishRequest
+
+
+class _PublishBatch(ApiRequest):
+    """A batch in which all commands publish."""
+
+    commands: Annotated[
+        list[_PublishCommand], msgspec.Meta(max_length=MAX_BATCH_COMMANDS)
+    ]
+    parallel: bool = False
+
+
+def _decode_batch(body: bytes | msgspec.Raw) -> Any:
+    """Decode a batch; return a `_Batch` or a `_PublishBatch`.
+
+    Raises:
+        ApiError: It is not a batch. The commands of a `_Batch` can be invalid.
+    """
+    # PERF: most batches only publish. They are decoded in one step, and not command by
+    #   command (benchmarks/centrifugo.py). A large batch would block the event loop.
+    if len(body) <= _MAX_DECODED_BYTES:
+        try:
+            return decode_request(body, _PublishBatch)
+        except ApiError:
+            pass  # another batch
+    return decode_request(body, _Batch)
 
 
 class ApiCall:
@@ -169,12 +205,13 @@ class ApiMethods:
             req: The HTTP request, for responders of the application; ``None`` if
                 `needs_request` is false.
         """
+        if name != 'batch':
+            return await self._answer('result', name, body, req)
         try:
-            if name == 'batch':
-                return {'replies': await self._batch(decode_request(body, _Batch), req)}
-            return {'result': await self._call(name, body, req)}
+            batch: _Batch | _PublishBatch = _decode_batch(body)
         except ApiError as ex:
             return {'error': ex.to_media()}
+        return {'replies': await self._batch(batch, req)}
 
     async def tail(self, body: bytes) -> TailConnection:
         """Subscribe a connection that follows a channel; the caller sends its stream.
@@ -185,42 +222,66 @@ class ApiMethods:
         Raises:
             ApiError: The request is refused.
         """
-        return await call_method('tail', self._tail, decode_request(body, _Tail))
-
-    async def _tail(self, request: _Tail) -> TailConnection:
+        request: _Tail = decode_request(body, _Tail)
         if self._tails.is_full:
             raise ApiError(
                 codes.LIMIT_EXCEEDED, f'this process already has {MAX_TAILS} tails'
             )
-        return await self._tails.open(
-            request.channel, read_position(request.since), request.heartbeat_s
-        )
+        try:
+            return await self._tails.open(
+                request.channel, read_position(request.since), request.heartbeat_s
+            )
+        except Exception as ex:
+            raise as_api_error('tail', ex) from None
 
-    async def _call(
-        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request | None
+    async def _answer(
+        self,
+        key: str,
+        name: str,
+        request: bytes | msgspec.Raw | ApiRequest,
+        req: falcon.asgi.Request | None,
     ) -> dict[str, Any]:
+        """Call a method; return ``{key: {}}`` or ``{"error": {}}``.
+
+        Args:
+            key: Name of the result in the answer.
+            name: Name of the method.
+            request: Request in JSON, or decoded.
+            req: The HTTP request, or ``None``.
+        """
+        try:
+            request_type, method = self._methods.get(name) or self._find(name, req)
+            decoded: Any = request
+            if not isinstance(decoded, ApiRequest):
+                decoded = decode_request(decoded, request_type)
+            if request_type.refused:
+                _refuse_fields(decoded)
+            return {key: await method(decoded)}
+        except Exception as ex:
+            return {'error': as_api_error(name, ex).to_media()}
+
+    def _find(
+        self, name: str, req: falcon.asgi.Request | None
+    ) -> tuple[type[ApiRequest], Method]:
+        """Return a method that is not in the table.
+
+        Raises:
+            ApiError: There is no such method.
+        """
         if name == 'rpc':
-            call = partial(self._rpc, req)
-            return await call_method(name, call, decode_request(body, _Rpc))
-        found = self._methods.get(name)
-        if found is None:
-            if name == 'tail':
-                raise ApiError(codes.NOT_AVAILABLE, 'tail: send it alone')
-            if name in _NOT_AVAILABLE:
-                raise ApiError(codes.NOT_AVAILABLE, name)
-            raise ApiError(codes.METHOD_NOT_FOUND, name[:80])
-        request_type, method = found
-        request = decode_request(body, request_type)
-        for field, reason in request_type.refused.items():
-            if getattr(request, field, None):
-                raise ApiError(codes.NOT_AVAILABLE, f'{field}: {reason}')
-        return await call_method(name, method, request)
+            return _Rpc, partial(self._rpc, req)
+        if name == 'tail':
+            raise ApiError(codes.NOT_AVAILABLE, 'tail: send it alone')
+        if name in _NOT_AVAILABLE:
+            raise ApiError(codes.NOT_AVAILABLE, name)
+        raise ApiError(codes.METHOD_NOT_FOUND, name[:80])
 
     async def _batch(
-        self, batch: _Batch, req: falcon.asgi.Request | None
+        self, batch: _Batch | _PublishBatch, req: falcon.asgi.Request | None
     ) -> list[dict[str, Any]]:
         replies: list[dict[str, Any]] = []
-        async for part in in_parts(batch.commands, _BATCH_PART):
+        commands: Sequence[dict[str, msgspec.Raw] | _PublishCommand] = batch.commands
+        async for part in in_parts(commands, _BATCH_PART):
             if batch.parallel:
                 replies += await asyncio.gather(
                     *(self._reply(command, req) for command in part)
@@ -229,19 +290,17 @@ class ApiMethods:
                 replies += [await self._reply(command, req) for command in part]
         return replies
 
-    async def _reply(
-        self, command: dict[str, msgspec.Raw], req: falcon.asgi.Request | None
-    ) -> dict[str, Any]:
-        try:
-            if len(command) != 1:
-                raise ApiError(
-                    codes.BAD_REQUEST,
-                    f'a command has one method, but this one has {len(command)}',
-                )
-            ((name, body),) = command.items()
-            return {name: await self._call(name, body, req)}
-        except ApiError as ex:
-            return {'error': ex.to_media()}
+    def _reply(
+        self,
+        command: dict[str, msgspec.Raw] | _PublishCommand,
+        req: falcon.asgi.Request | None,
+    ) -> Coroutine[Any, Any, dict[str, Any]]:
+        if isinstance(command, _PublishCommand):
+            return self._answer('publish', 'publish', command.publish, req)
+        if len(command) != 1:
+            return _refuse_command(len(command))
+        ((name, body),) = command.items()
+        return self._answer(name, name, body, req)
 
     async def _rpc(
         self, req: falcon.asgi.Request | None, request: _Rpc
@@ -258,9 +317,27 @@ class ApiMethods:
             error = codes.error_for_status(ex.status_code)
             raise ApiError(error, text_for_client(ex)) from None
         except ValueError as ex:
-            # NOTE: `call_method` would report a `ValueError` as an error of the caller.
+            # NOTE: `as_api_error` would return an error of the caller.
             raise RuntimeError(f'rpc {request.method!r} failed') from ex
         try:
             return {'data': msgspec.Raw(encode_json(call.reply))}
         except NOT_JSON as ex:
             raise RuntimeError(f'the reply of {request.method!r} is not JSON') from ex
+
+
+async def _refuse_command(num_methods: int) -> dict[str, Any]:
+    error = ApiError(
+        codes.BAD_REQUEST, f'a command has one method, but this one has {num_methods}'
+    )
+    return {'error': error.to_media()}
+
+
+def _refuse_fields(request: Any) -> None:
+    """Refuse a request with a value in a field of `ApiRequest.refused`.
+
+    Raises:
+        ApiError: It has one.
+    """
+    for field, reason in request.refused.items():
+        if getattr(request, field, None):
+            raise ApiError(codes.NOT_AVAILABLE, f'{field}: {reason}')

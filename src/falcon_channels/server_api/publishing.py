@@ -14,7 +14,7 @@ from falcon_channels.brokers.base import PublishResult
 from falcon_channels.protocol import codes
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
-from falcon_channels.server_api.requests import call_method
+from falcon_channels.server_api.requests import as_api_error
 from falcon_channels.server_api.requests import IdText
 from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
@@ -37,7 +37,9 @@ class _Payload(ApiRequest):
     version_epoch: IdText = ''
 
 
-class _Publish(_Payload, kw_only=True):
+class PublishRequest(_Payload, kw_only=True):
+    """A request of the method ``publish``."""
+
     channel: str
 
 
@@ -61,25 +63,22 @@ class PublishingMethods(MethodGroup):
 
     def table(self) -> MethodTable:
         return {
-            'publish': (_Publish, self._publish),
+            'publish': (PublishRequest, self._publish),
             'broadcast': (_Broadcast, self._broadcast),
             'finish': (_Finish, self._finish),
         }
 
-    def _publish(self, request: _Publish) -> Awaitable[dict[str, Any]]:
+    def _publish(self, request: PublishRequest) -> Awaitable[dict[str, Any]]:
         return self._publish_to(request.channel, request, _payload(request))
 
     async def _broadcast(self, request: _Broadcast) -> dict[str, Any]:
         payload = _payload(request)
 
-        async def publish(channel: str) -> dict[str, Any]:
-            return await self._publish_to(channel, request, payload)
-
         async def respond(channel: str) -> dict[str, Any]:
             try:
-                return {'result': await call_method('broadcast', publish, channel)}
-            except ApiError as ex:
-                return {'error': ex.to_media()}
+                return {'result': await self._publish_to(channel, request, payload)}
+            except Exception as ex:
+                return {'error': as_api_error('broadcast', ex).to_media()}
 
         rows = [(channel,) for channel in request.channels]
         return {'responses': await call_in_batches(respond, rows)}
@@ -120,11 +119,15 @@ class PublishingMethods(MethodGroup):
 
 
 def _payload(request: _Payload) -> Any:
-    if not request.b64data and request.data is msgspec.UNSET:
+    if request.b64data:
+        return read_payload(None, request.b64data)
+    if request.data is msgspec.UNSET:
         raise ApiError(codes.BAD_REQUEST, 'data is missing')
-    return read_payload(request.data, request.b64data)
+    return request.data
 
 
 def _position(result: PublishResult) -> dict[str, Any]:
-    answer = {'offset': result.position.offset, 'epoch': result.position.epoch}
-    return {**answer, 'skipped': True} if result.skipped else answer
+    (offset, epoch), _, skipped = result
+    if skipped:
+        return {'offset': offset, 'epoch': epoch, 'skipped': True}
+    return {'offset': offset, 'epoch': epoch}
