@@ -1026,8 +1026,8 @@ MUTANTS = [
     Mutant(
         'streams: two writers append after the same publication',
         'streams/log.py',
-        'Version(self.newest.offset + 1, self.newest.epoch)',
-        'Version(self.newest.offset + 10**6 + id(self) % 1000, self.newest.epoch)',
+        '(newest.offset + 1, newest.epoch)',
+        '(newest.offset + 10**6 + id(self) % 1000, newest.epoch)',
         'tests/streams/test_stream_writer.py --timeout 60',
     ),
     Mutant(
