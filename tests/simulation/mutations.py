@@ -1075,7 +1075,7 @@ MUTANTS = [
     Mutant(
         'streams: all waiting batches are stored at once',
         'append_queue.py',
-        'while self._waiting and self._num_calls < _MAX_CALLS:',
+        'while self._waiting and not self._appending:',
         'while self._waiting:',
         'tests/test_append_queue.py --timeout 60',
     ),
