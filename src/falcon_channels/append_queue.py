@@ -2,8 +2,9 @@
 
 A batch that is due waits in the queue of its process. The process appends at most
 `MAX_ITEMS` batches with one call, and has one call in progress. A batch is taken from
-its stream when its call begins. Chunks that are written until then are part of it. After a delay, for example by a slow disk, batches are therefore larger,
-and the process makes up for the delay.
+its stream when its call begins. Chunks that are written until then are part of it.
+After a delay, for example by a slow disk, batches are therefore larger, and the process
+makes up for the delay.
 
 A stream has at most one batch in the queue, and its buffer is bounded
 (`StreamWriterOptions.max_pending_bytes`). The queue therefore has no limit of its own.
@@ -75,9 +76,9 @@ class AppendQueue:
         self._waiting: list[BatchSource] = []
         self._flush_planned = False
         #: Whether a call of `append_all` is in progress.
-        #: PERF: the broker has one thread for its calls. With a second call, this
-        #:   thread and the event loop would interrupt each other more often. An eighth
-        #:   of the CPU time of a busy process is saved (benchmarks/event_streams.py).
+        #: PERF: SQLite has one thread for all calls. With a second call, this thread
+        #:   and the event loop would interrupt each other more often. One call saves an
+        #:   eighth of the CPU time of a busy process (benchmarks/event_streams.py).
         self._appending = False
 
     def add(self, source: BatchSource) -> None:
