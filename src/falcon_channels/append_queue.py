@@ -1,10 +1,10 @@
 """Appends the batches of many streams with few calls of the broker.
 
 A batch that is due waits in the queue of its process. The process appends at most
-`MAX_ITEMS` batches with one call, and has at most `_MAX_CALLS` calls in progress. A
-batch is taken from its stream when its call begins. Chunks that are written until then
-are part of it. After a delay, for example by a slow disk, batches are therefore larger,
-and the process makes up for the delay.
+`MAX_ITEMS` batches with one call, and has one call in progress. A batch is taken from
+its stream when its call begins. Chunks that are written until then are part of it.
+After a delay, for example by a slow disk, batches are therefore larger, and the process
+makes up for the delay.
 
 A stream has at most one batch in the queue, and its buffer is bounded
 (`StreamWriterOptions.max_pending_bytes`). The queue therefore has no limit of its own.
@@ -25,13 +25,13 @@ from falcon_channels.chunk_rate import ChunkRate
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Maximum number of batches that are appended with one call, and of calls in progress.
-#: Without a limit, the streams of a large call would all have their next batch due at
-#: its end, and the calls would become larger and larger.
+#: Maximum number of batches that are appended with one call. Without a limit, the
+#: streams of a large call would all have their next batch due at its end, and the calls
+#: would become larger and larger.
 MAX_ITEMS: Final = 160
-_MAX_CALLS = 2
-#: Seconds for which a busy process waits for more batches before a call.
-_BUSY_PAUSE_S = 0.005
+#: Seconds for which a busy process waits for more batches before a call, if no call is
+#: in progress.
+_BUSY_PAUSE_S = 0.0005
 
 _Results: TypeAlias = list[PublishResult | None]
 
@@ -75,8 +75,11 @@ class AppendQueue:
         #: Sources of the waiting batches, the oldest first.
         self._waiting: list[BatchSource] = []
         self._flush_planned = False
-        #: Number of calls of `append_all` in progress.
-        self._num_calls = 0
+        #: Whether a call of `append_all` is in progress.
+        #: PERF: SQLite has one thread for all calls. With a second call, this thread
+        #:   and the event loop would interrupt each other more often. One call saves an
+        #:   eighth of the CPU time of a busy process (benchmarks/event_streams.py).
+        self._appending = False
 
     def add(self, source: BatchSource) -> None:
         """Queue the batch of a stream for the next call.
@@ -85,7 +88,7 @@ class AppendQueue:
         several batches (benchmarks/event_streams.py).
         """
         self._waiting.append(source)
-        if not self._flush_planned and self._num_calls < _MAX_CALLS:
+        if not self._flush_planned and not self._appending:
             self._flush_planned = True
             loop = asyncio.get_running_loop()
             if self._rate.busy:
@@ -96,7 +99,7 @@ class AppendQueue:
     def _flush(self) -> None:
         """Append waiting batches, the oldest first."""
         self._flush_planned = False
-        while self._waiting and self._num_calls < _MAX_CALLS:
+        while self._waiting and not self._appending:
             due = self._waiting[:MAX_ITEMS]
             del self._waiting[:MAX_ITEMS]
             sources = []
@@ -121,13 +124,13 @@ class AppendQueue:
                 # NOTE: each stream then stores its batch itself, and gets the error.
                 _tell_each(sources, [None] * len(sources))
                 continue
-            self._num_calls += 1
+            self._appending = True
             future.add_done_callback(partial(self._on_appended, sources))
 
     def _on_appended(
         self, sources: list[BatchSource], future: asyncio.Future[_Results]
     ) -> None:
-        self._num_calls -= 1
+        self._appending = False
         if future.cancelled() or future.exception() is not None:
             _tell_each(sources, [None] * len(sources))
         else:

@@ -613,6 +613,27 @@ async def test_limits_hold_for_each_type_of_data_from_sql(
         assert [[1, 'é'], [2, 'é']] == [item.value() for item in page.publications]
 
 
+@pytest.mark.parametrize(
+    ('data', 'unusual'),
+    [
+        ('{"id": "5f0b1e400-e29b-41d4-a716-446655440000"}', False),
+        ('["e123", "1.5x e400", 1.5e30, 2E-400]', False),
+        ('1e999', True),
+        ('[1,-2.5E+309]', True),
+        ('{"a":1e0999}', True),
+        ('[\n1e400]', True),
+    ],
+)
+async def test_only_large_numbers_need_the_slow_check(
+    server: PostgresServer, schema: str, data: str, unusual: bool
+) -> None:
+    """Text that only looks like a number with an exponent is published as fast."""
+    query = f'SELECT {schema}.may_break_limits(%s)'
+    async with opened(server, schema), connected(server) as connection:
+        cursor = await connection.execute(query, (data,))
+        assert await cursor.fetchone() == (unusual,)
+
+
 async def test_unusual_json_from_sql_arrives_unchanged(
     server: PostgresServer, schema: str
 ) -> None:
@@ -622,6 +643,7 @@ async def test_unusual_json_from_sql_arrives_unchanged(
         '"' + '[' * 40 + '"',
         '{"a": [' + '1, ' * 200 + '1]}',
         '[1e300, -1.5E+308, 1e-999]',
+        '["00e1e400-e29b", "e123", "1.5e400"]',
         '"\\ud83d\\ude00 \u2028"',
         ' null ',
         '{"a": 1, "a": 2}',

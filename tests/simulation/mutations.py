@@ -1033,8 +1033,8 @@ MUTANTS = [
     Mutant(
         'streams: two writers append after the same publication',
         'streams/log.py',
-        'Version(self.newest.offset + 1, self.newest.epoch)',
-        'Version(self.newest.offset + 10**6 + id(self) % 1000, self.newest.epoch)',
+        '(newest.offset + 1, newest.epoch)',
+        '(newest.offset + 10**6 + id(self) % 1000, newest.epoch)',
         'tests/streams/test_stream_writer.py --timeout 60',
     ),
     Mutant(
@@ -1082,7 +1082,7 @@ MUTANTS = [
     Mutant(
         'streams: all waiting batches are stored at once',
         'append_queue.py',
-        'while self._waiting and self._num_calls < _MAX_CALLS:',
+        'while self._waiting and not self._appending:',
         'while self._waiting:',
         'tests/test_append_queue.py --timeout 60',
     ),

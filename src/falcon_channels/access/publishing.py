@@ -87,17 +87,13 @@ class StreamAppend(NamedTuple):
     """A publication of a stream writer for `Publisher.append_all`.
 
     Attributes:
+        append: The publication, as the broker needs it.
         route: Route of the channel.
-        channel: Name of a channel with history.
-        publication: The publication.
-        version: Its version; see `Publisher.append`.
         context: Context variables of the stream, for tracing.
     """
 
+    append: Append
     route: ChannelRoute
-    channel: str
-    publication: Publication
-    version: Version
     context: Context
 
 
@@ -259,28 +255,24 @@ class Publisher:
         """
         if self._operations.wanted:
             return self._append_all_timed(items)
-        return self._broker.append_all([self._as_append(item) for item in items])
+        return self._broker.append_all([item.append for item in items])
 
     def _append_all_timed(
         self, items: Sequence[StreamAppend]
     ) -> asyncio.Future[list[PublishResult | None]]:
         appends = []
         ends = []
-        for item in items:
-            operation = _publish_operation(item.route, item.channel, item.publication)
-            ends.append(self._operations.begin_in(item.context, operation))
-            publication = _with_trace(item.publication, operation)
-            appends.append(self._as_append(item._replace(publication=publication)))
+        for append, route, context in items:
+            operation = _publish_operation(route, append.channel, append.publication)
+            ends.append(self._operations.begin_in(context, operation))
+            publication = _with_trace(append.publication, operation)
+            appends.append(append._replace(publication=publication))
 
         def end_all(error: BaseException | None) -> None:
             for end in ends:
                 end(error)
 
         return call_at_end(lambda: self._broker.append_all(appends), end_all)
-
-    def _as_append(self, item: StreamAppend) -> Append:
-        settings = self._settings_of(item.route)
-        return Append(item.channel, item.publication, settings, item.version)
 
     async def broadcast(
         self,
@@ -376,7 +368,7 @@ class Publisher:
         *,
         skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
-        settings = self._settings_of(match.route)
+        settings = self.settings_of(match.route)
         publish = self._broker_publish or self._broker.publish
         if self._operations.wanted:
             publish = partial(self._publish_timed, match.route, publish)
@@ -390,7 +382,8 @@ class Publisher:
             skip_history=skip_history,
         )
 
-    def _settings_of(self, route: ChannelRoute) -> LogSettings:
+    def settings_of(self, route: ChannelRoute) -> LogSettings:
+        """Return the settings of the logs of a route."""
         settings = self._settings.get(route)
         if settings is None:
             settings = self._settings[route] = LogSettings.of(route.options)

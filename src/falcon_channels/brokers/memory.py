@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from functools import partial
 import heapq
 import itertools
 import math
@@ -37,7 +36,7 @@ from falcon_channels.parts import in_parts
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
-from falcon_channels.publication import new_position
+from falcon_channels.publication import new_named_tuple
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
@@ -50,11 +49,6 @@ from falcon_channels.publication import Publication
 # log that is still at offset 0 loses nothing, and does not need a new generation.
 
 _T = TypeVar('_T')
-
-#: PERF: see `new_position`.
-_new_result: Callable[[tuple[Position, bool, bool]], PublishResult] = partial(
-    tuple.__new__, PublishResult
-)
 
 #: Maximum number of expired entries of each kind that one call removes.
 _MAX_SWEPT = 64
@@ -275,7 +269,7 @@ class MemoryBroker(Broker):
             # PERF: a later publication expires later.
             if len(log.items) == 1:
                 self._schedule_check(channel, log)
-            position = new_position((offset, log.epoch))
+            position = new_named_tuple(Position, (offset, log.epoch))
         else:
             if settings.size:
                 ended = self._logs.get(channel)
@@ -287,7 +281,7 @@ class MemoryBroker(Broker):
             self._store_key(channel, idempotency_key, position, settings, now_s)
         if channel in self._subscribed and self._receiver is not None:
             self._receiver.on_publication(channel, publication, position.epoch)
-        return _new_result((position, False, False))
+        return new_named_tuple(PublishResult, (position, False, False))
 
     async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         self._subscribed.add(channel)

@@ -280,7 +280,8 @@ class FanOut:
         """
         epoch = local_channel.position.epoch
         unsupported: list[Subscription] = []
-        payloads: dict[Any, list[bytes]] = {}
+        # NOTE: encoders with different framings share payloads.
+        payloads: dict[Any, list[bytes]] | None = {} if len(groups) > 1 else None
         for encoder, group in groups.items():
             self._counters.encodings += 1
             try:

@@ -40,7 +40,7 @@ from falcon_channels.protocol.deltas import last_publication
 from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
-from falcon_channels.publication import new_position
+from falcon_channels.publication import new_named_tuple
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -214,7 +214,7 @@ class LocalChannel:
                 return True
             if offset <= position.offset:
                 return False
-            self.position = new_position((offset, epoch))
+            self.position = new_named_tuple(Position, (offset, epoch))
             self.end = publication.end
         self._add(publication, epoch)
         return False

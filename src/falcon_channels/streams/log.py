@@ -25,6 +25,7 @@ from falcon_channels.errors import StreamConflictError
 from falcon_channels.node import Node
 from falcon_channels.publication import ABORTED
 from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import new_named_tuple
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
@@ -64,6 +65,8 @@ class StreamLog:
         newest: Position of the newest publication that this writer knows.
         length: Length of the stream up to `newest`, in units.
     """
+
+    __slots__ = ('_channel', '_node', 'first', 'length', 'newest')
 
     def __init__(self, node: Node, channel: str) -> None:
         self._node = node
@@ -199,7 +202,8 @@ class StreamLog:
     def _next_version(self) -> Version:
         # NOTE: versions of different epochs are not compared. The versions of a lost
         #   log therefore cannot block a new log.
-        return Version(self.newest.offset + 1, self.newest.epoch)
+        newest = self.newest
+        return new_named_tuple(Version, (newest.offset + 1, newest.epoch))
 
     async def abort(self) -> tuple[Position, bool]:
         """Append the end with the error ``'aborted'``, unless the stream has ended.

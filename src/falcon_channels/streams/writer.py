@@ -49,6 +49,8 @@ import msgspec
 from falcon_channels.access import publication_parts
 from falcon_channels.access.publishing import StreamAppend
 from falcon_channels.append_queue import BatchSource
+from falcon_channels.brokers.base import Append
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -61,8 +63,9 @@ from falcon_channels.node import Node
 from falcon_channels.options import check_options
 from falcon_channels.options import StreamWriterOptions
 from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import new_named_tuple
 from falcon_channels.publication import Position
-from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRoute
 from falcon_channels.streams.batch_timer import BatchTimer
 from falcon_channels.streams.block_task import BlockTask
 from falcon_channels.streams.chunks import Batch
@@ -74,6 +77,10 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Pause before the first retry, and maximum pause between two retries, in seconds.
 _RETRY_S, _MAX_RETRY_S = 0.05, 1.0
+
+#: PERF: one object for all streams, which is then in the cache of the core
+#:   (benchmarks/event_streams.py).
+_DEFAULT_OPTIONS = StreamWriterOptions()
 
 
 class StreamWriter:
@@ -94,16 +101,49 @@ class StreamWriter:
     in another process, and continue after `length`.
     """
 
+    # PERF: a chunk seldom finds its stream in the cache of the core. An object without
+    #   a dictionary needs fewer lines of the cache (benchmarks/event_streams.py).
+    __slots__ = (
+        '_aborted',
+        '_block',
+        '_buffer',
+        '_can_append_all',
+        '_channel',
+        '_context',
+        '_early_abort',
+        '_end_key',
+        '_error',
+        '_failure_end',
+        '_finished',
+        '_finishing',
+        '_has_warned',
+        '_log',
+        '_node',
+        '_num_flushing',
+        '_num_waiting',
+        '_options',
+        '_progress',
+        '_route',
+        '_sender',
+        '_settings',
+        '_source',
+        '_taken',
+        '_timer',
+        '_wake',
+    )
+
     def __init__(
         self, node: Node, channel: str, options: StreamWriterOptions | None
     ) -> None:
-        self._options = StreamWriterOptions() if options is None else options
+        self._options = _DEFAULT_OPTIONS if options is None else options
         check_options(self._options, StreamWriterOptions)
         #: The end that tells readers that the block has raised an exception.
         self._failure_end = publication_parts.make_end(self._options.error_text)
         self._node = node
         self._channel = channel
-        self._match: ChannelMatch | None = None
+        self._route: ChannelRoute | None = None
+        self._settings = LogSettings()
+        self._can_append_all = node.publisher.can_append_all
         self._log = StreamLog(node, channel)
         self._buffer = ChunkBuffer(0)
         self._timer = BatchTimer(
@@ -188,14 +228,14 @@ class StreamWriter:
             await self._wait_until_pending(self._options.max_pending_bytes)
 
     def _add_value(self, value: Any) -> None:
-        assert self._match is not None
+        assert self._route is not None
         payload, binary = publication_parts.encode_publication(
-            self._match.route.options, self._channel, value
+            self._route.options, self._channel, value
         )
         if is_text_payload(payload, binary):
             self._buffer.add_text(msgspec.json.decode(payload))
             return
-        publication_parts.check_size(self._match.route, payload)
+        publication_parts.check_size(self._route, payload)
         self._buffer.add_value(payload, binary)
 
     async def flush(self) -> None:
@@ -233,12 +273,13 @@ class StreamWriter:
             raise RuntimeError('a stream is opened once: call channels.stream again')
         self._context = copy_context()
         self._timer.start()
-        self._match = await self._node.match(self._channel)
-        options = self._match.route.options
-        publication_parts.check_log(self._match.route, 'a stream')
+        route = self._route = (await self._node.match(self._channel)).route
+        options = route.options
+        publication_parts.check_log(route, 'a stream')
         self._buffer = ChunkBuffer(
             min(self._options.max_batch_bytes, options.max_publication_bytes)
         )
+        self._settings = self._node.publisher.settings_of(route)
         self._node.stream_aborts.listen(self._channel, self._on_aborted)
         try:
             await self._log.open()
@@ -366,7 +407,7 @@ class StreamWriter:
 
     def _on_due(self) -> None:
         """Called when the batch is due: add it to the queue, or wake the task."""
-        if self._node.publisher.can_append_all:
+        if self._can_append_all:
             self._node.append_queue.add(self._source)
         else:
             self._wake.set()
@@ -384,10 +425,11 @@ class StreamWriter:
         publication, version = self._log.next_publication(
             batch.payload, batch.binary, batch.units
         )
-        assert self._match is not None
-        return StreamAppend(
-            self._match.route, self._channel, publication, version, self._context
+        assert self._route is not None
+        append = new_named_tuple(
+            Append, (self._channel, publication, self._settings, version)
         )
+        return new_named_tuple(StreamAppend, (append, self._route, self._context))
 
     def _on_appended(self, result: PublishResult | None) -> None:
         """Called when the queue has appended the batch, or could not.
@@ -440,7 +482,8 @@ class StreamWriter:
 
     def _on_stored(self, batch: Batch) -> None:
         self._buffer.remove(batch)
-        if not self._has_warned:
+        log = self._log
+        if log.newest.offset >= log.first + self._settings.size:
             self._warn_of_small_history()
         self._signal_progress()
 
@@ -542,16 +585,15 @@ class StreamWriter:
         self._block.cancel()
 
     def _warn_of_small_history(self) -> None:
-        assert self._match is not None
-        size = self._match.route.options.history_size
-        if self._log.newest.offset - self._log.first >= size:
-            self._has_warned = True
-            _logger.warning(
-                'the stream %r has more publications than history_size of %d: readers '
-                'that come late miss its beginning. Raise history_size or interval_s',
-                self._channel,
-                size,
-            )
+        if self._has_warned:
+            return
+        self._has_warned = True
+        _logger.warning(
+            'the stream %r has more publications than history_size of %d: readers '
+            'that come late miss its beginning. Raise history_size or interval_s',
+            self._channel,
+            self._settings.size,
+        )
 
 
 async def abort_stream(node: Node, channel: str) -> bool:

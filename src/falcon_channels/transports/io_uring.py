@@ -200,11 +200,19 @@ class SendRing:
         fds, addresses, sizes = array('i'), array('Q'), array('i')
         for descriptors, blob in groups:
             count = len(descriptors)
-            # PERF: this takes a third of the time of `extend`.
-            fds.frombytes(struct.pack(f'{count}i', *descriptors))
-            addresses += array('Q', (address,)) * count
-            sizes += array('i', (len(blob),)) * count
-            address += len(blob)
+            size = len(blob)
+            if count == 1:
+                # PERF: with one subscriber for each channel, this takes a quarter of
+                #   the time (benchmarks/event_streams.py).
+                fds.append(descriptors[0])
+                addresses.append(address)
+                sizes.append(size)
+            else:
+                # PERF: this takes a third of the time of `extend`.
+                fds.frombytes(struct.pack(f'{count}i', *descriptors))
+                addresses += array('Q', (address,)) * count
+                sizes += array('i', (size,)) * count
+            address += size
         unsent: list[Unsent] = []
         begin = 0
         while begin < len(fds):

@@ -8,6 +8,7 @@ in order. A missing id means that the process did not read for longer than `GRAC
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 import itertools
 import sqlite3
 from typing import Any
@@ -26,6 +27,7 @@ from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import new_named_tuple
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -151,6 +153,19 @@ def lifetime_ms(settings: LogSettings, top: int) -> int | None:
     return EMPTY_MS if life_ms is None else min(life_ms, EMPTY_MS)
 
 
+@lru_cache(maxsize=1000)
+def _durations_ms(settings: LogSettings) -> tuple[int | None, int | None]:
+    """Return the milliseconds for which a log and each of its publications are kept.
+
+    PERF: they are the same for most publications of a transaction
+    (benchmarks/event_streams.py).
+    """
+    ttl_ms = None
+    if settings.ttl_s is not None:
+        ttl_ms = max(to_ms(settings.ttl_s), GRACE_MS)
+    return lifetime_ms(settings, 1), ttl_ms
+
+
 class Transaction:
     """A transaction in progress.
 
@@ -266,7 +281,7 @@ class Transaction:
             if ended is not None and ended.end is not None:
                 return None
         elif settings.size:
-            channel = self._channel(name, settings)
+            channel = self._channels.get(name) or self._channel(name, settings)
             if channel.end is not None:
                 return None
             if version is not None:
@@ -283,7 +298,7 @@ class Transaction:
         else:
             position = NO_POSITION
             kind = LIVE
-            self._add(LIVE, None, name.encode(), None, self._now_ms + GRACE_MS, body)
+            self._add(LIVE, name, body)
         if key is not None:
             self._connection.execute(
                 'INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)',
@@ -306,40 +321,45 @@ class Transaction:
             delta=publication.delta,
             trace=publication.trace,
         )
-        self.announcements.append(Announcement(kind, name, item, position.epoch))
-        return PublishResult(position)
+        announcement = (kind, name, item, position.epoch)
+        self.announcements.append(new_named_tuple(Announcement, announcement))
+        return new_named_tuple(PublishResult, (position, False, False))
 
     def _append(
         self, channel: _Channel, settings: LogSettings, body: bytes
     ) -> Position:
-        channel.top += 1
+        channel.top = top = channel.top + 1
         channel.size = settings.size
-        self._note_change(channel)
-        self._postpone_removal(channel, settings)
-        if channel.top - channel.low > settings.size:
+        if not channel.changed:
+            self._note_change(channel)
+        now_ms = self._now_ms
+        life_ms, ttl_ms = _durations_ms(settings)
+        self._postpone_removal(channel, life_ms)
+        if top - channel.low > settings.size:
             self.oversized[channel.id] = None
-        until_ms = None
-        if settings.ttl_s is not None:
-            until_ms = self._now_ms + max(to_ms(settings.ttl_s), GRACE_MS)
-        self._add(LOGGED, channel.id, None, channel.top, until_ms, body)
-        return Position(channel.top, channel.epoch)
+        until_ms = None if ttl_ms is None else now_ms + ttl_ms
+        self.last_id += 1
+        self._rows.append(
+            (self.last_id, LOGGED, channel.id, None, top, now_ms, until_ms, body)
+        )
+        return new_named_tuple(Position, (top, channel.epoch))
 
     def send(self, kind: int, name: str, body: bytes) -> None:
         """Add a signal (`SIGNAL`) or a control message (`CONTROL`)."""
-        self._add(kind, None, name.encode(), None, self._now_ms + GRACE_MS, body)
+        self._add(kind, name, body)
         self.announcements.append(Announcement(kind, name, body))
 
     def open_log(self, name: str, settings: LogSettings) -> HistoryPage:
         """Create a log, or postpone its removal; return an empty page of it."""
         channel = self._channel(name, settings)
-        self._postpone_removal(channel, settings)
+        self._postpone_removal(channel, lifetime_ms(settings, channel.top))
         return HistoryPage([], Position(channel.top, channel.epoch), channel.end)
 
     def renew_log(self, name: str, settings: LogSettings) -> None:
         """Postpone the removal of a log, because it has subscribers."""
         channel = self._find(name)
         if channel is not None:
-            self._postpone_removal(channel, settings)
+            self._postpone_removal(channel, lifetime_ms(settings, channel.top))
 
     def remove_history(self, name: str) -> None:
         """Empty a log and open it again; a sweep removes its rows later."""
@@ -354,18 +374,13 @@ class Transaction:
             self._note_change(channel)
             self.oversized[channel.id] = None
 
-    def _add(
-        self,
-        kind: int,
-        channel_id: int | None,
-        name: bytes | None,
-        offset: int | None,
-        until_ms: int | None,
-        body: bytes,
-    ) -> None:
+    def _add(self, kind: int, name: str, body: bytes) -> None:
+        """Add an item outside a log."""
         self.last_id += 1
+        now_ms = self._now_ms
+        until_ms = now_ms + GRACE_MS
         self._rows.append(
-            (self.last_id, kind, channel_id, name, offset, self._now_ms, until_ms, body)
+            (self.last_id, kind, None, name.encode(), None, now_ms, until_ms, body)
         )
 
     def _find(self, name: str) -> _Channel | None:
@@ -391,9 +406,8 @@ class Transaction:
             channel = self._channels[name] = _Channel((*row, None, None, None))
         return channel
 
-    def _postpone_removal(self, channel: _Channel, settings: LogSettings) -> None:
-        """Set the time after which a sweep removes the log."""
-        life_ms = lifetime_ms(settings, channel.top)
+    def _postpone_removal(self, channel: _Channel, life_ms: int | None) -> None:
+        """Set the time after which a sweep removes the log; ``None`` for never."""
         forget_ms = None if life_ms is None else self._now_ms + life_ms
         before_ms = channel.forget_ms
         if forget_ms is None or before_ms is None:
