@@ -10,12 +10,14 @@ from typing import Any
 
 from falcon_channels.checks import check_user
 from falcon_channels.checks import is_utf_8
-from falcon_channels.checks import MAX_DURATION_S
 from falcon_channels.checks import shown
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.tokens.keys import TokenKey
+
+#: Longest time in seconds until a token expires. It can be represented exactly.
+_MAX_TTL_S = 2.0**53
 
 
 def make_connection_token(
@@ -112,11 +114,11 @@ def _signed(
     if ttl_s is not None and (
         isinstance(ttl_s, bool)
         or not isinstance(ttl_s, int | float)
-        or not abs(ttl_s) <= MAX_DURATION_S
+        or not abs(ttl_s) <= _MAX_TTL_S
     ):
         raise InvalidValueError(
             f'ttl_s is {shown(ttl_s)}, but must be a number of seconds up to '
-            f'{MAX_DURATION_S:.0f}, or None for never'
+            f'{_MAX_TTL_S:.0f}, or None for never'
         )
     now_s = int(time.time())
     claims = {**required, 'iat': now_s}
