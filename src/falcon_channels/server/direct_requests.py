@@ -163,7 +163,7 @@ class _NoEvent:
     __slots__ = ()
 
     def set(self) -> None:
-        """Do nothing."""
+        """Ignore the event: uvicorn calls this when a client has left."""
 
 
 class DirectConnection(Protocol):

@@ -304,7 +304,7 @@ class HttpRequests(HttpToolsProtocol):
     def _answer_directly(self, data: bytes) -> bool:
         """Answer a request without Falcon, if it is possible.
 
-        PERF: a usual request to the server API then costs about half as much
+        PERF: a usual request to the server API then takes 0.4 times as much CPU time
         (benchmarks/centrifugo.py).
 
         Returns:
