@@ -31,16 +31,20 @@ class RecordingBroker(MemoryBroker):
     Attributes:
         stored_s: Times of the stored characters, by channel.
         num_stored: Number of publications with text.
+        delay_s: Time for which the next publication waits before it is stored.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stored_s: dict[str, list[float]] = defaultdict(list)
         self.num_stored = 0
+        self.delay_s = 0.0
 
     async def publish(
         self, channel: str, publication: Any, *args: Any, **kwargs: Any
     ) -> PublishResult:
+        delay_s, self.delay_s = self.delay_s, 0.0
+        await asyncio.sleep(delay_s)
         if publication.data:
             now_s = asyncio.get_running_loop().time()
             self.stored_s[channel] += [now_s] * len(json.loads(publication.data))
@@ -160,3 +164,30 @@ async def test_batch_waits_no_longer_if_its_stream_pauses() -> None:
         (stored_s,) = broker.stored_s['answers:paused']
         assert INTERVAL_S <= stored_s - written_s <= INTERVAL_S + TICK_S
         await busy
+
+
+@on_fake_clock
+async def test_delay_of_the_broker_delays_only_the_chunks_that_wait_for_it() -> None:
+    """The pause between batches counts from the times at which they were due.
+
+    The chunks come every 33 ms, and the pause is 30 ms. If the pause counted from the
+    delayed batch, several more chunks would be late.
+    """
+    broker = RecordingBroker()
+    async with make_channels(broker) as channels:
+        clock = asyncio.get_running_loop().time
+        written_s = []
+        async with channels.stream('answers:1') as stream:
+            for number in range(20):
+                if number == 5:
+                    broker.delay_s = 0.05
+                written_s.append(clock())
+                await stream.write('x')
+                await asyncio.sleep(PERIOD_S)
+        stored_s = broker.stored_s['answers:1']
+        late = [
+            number
+            for number, (a, b) in enumerate(zip(written_s, stored_s, strict=True))
+            if b - a > 0.001
+        ]
+        assert [5, 6] == late

@@ -34,11 +34,12 @@ class BatchTimer:
     __slots__ = (
         '_clock',
         '_collecting',
+        '_earliest_s',
         '_first_s',
         '_options',
+        '_planned_s',
         '_rate',
         '_slot',
-        '_taken_s',
         '_tell',
         '_until_s',
         '_wheel',
@@ -64,11 +65,16 @@ class BatchTimer:
         self._first_s: float | None = None
         #: Time of the newest chunk.
         self._written_s = 0.0
-        #: Time at which the batch before was taken.
-        self._taken_s = -math.inf
+        #: Earliest time at which the next batch is due.
+        #: NOTE: it counts from the moment at which the batch before was due, and not
+        #:   from the moment at which it was taken or stored. Otherwise, one delay of
+        #:   the broker would also delay many of the next chunks.
+        self._earliest_s = -math.inf
         #: Time until which the batch of a busy process waits for more chunks; infinite
         #: without such a batch.
         self._until_s = math.inf
+        #: Time for which the timer was set.
+        self._planned_s = 0.0
         #: Slot of the timer wheel; 0 while the timer does not run.
         self._slot = 0
 
@@ -92,7 +98,7 @@ class BatchTimer:
         if self._first_s is None:
             self._first_s = self._clock()
         if urgent:
-            self._become_due()
+            self._become_due(self._clock())
         else:
             self._plan(self._clock())
 
@@ -105,17 +111,16 @@ class BatchTimer:
             self._plan(now_s)
         elif now_s + (now_s - self._written_s) > self._until_s:
             # The next chunk is expected too late for this batch.
-            self._become_due()
+            self._become_due(now_s)
         self._written_s = now_s
 
     def hurry(self) -> None:
         """Make the batch due now, if it has a chunk."""
         if self._first_s is not None:
-            self._become_due()
+            self._become_due(self._clock())
 
     def on_taken(self) -> None:
         """Called when the batch was taken: the next chunk belongs to the next batch."""
-        self._taken_s = self._clock()
         self._first_s = None
 
     def stop(self) -> None:
@@ -131,7 +136,7 @@ class BatchTimer:
             now_s: The event loop's clock.
         """
         self._slot = 0
-        self._become_due()
+        self._become_due(self._planned_s)
 
     def _plan(self, now_s: float) -> None:
         """Set the time at which the batch is due."""
@@ -139,17 +144,19 @@ class BatchTimer:
         if not self._collecting or first_s is None:
             return
         options = self._options
-        due_s = self._taken_s + options.interval_s
+        due_s = max(first_s, self._earliest_s)
         if options.busy_interval_s and self._rate.is_busy(now_s):
             due_s = self._until_s = first_s + options.busy_interval_s
         if due_s > now_s:
+            self._planned_s = due_s
             self._slot = self._wheel.add(self, due_s, self._slot)
         else:
-            self._become_due()
+            self._become_due(due_s)
 
-    def _become_due(self) -> None:
+    def _become_due(self, due_s: float) -> None:
         if not self._collecting:
             return
         self.stop()
+        self._earliest_s = due_s + self._options.interval_s
         self._until_s = math.inf
         self._tell()
