@@ -15,7 +15,6 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
@@ -29,7 +28,10 @@ from falcon_channels.server.direct_requests import read_direct_head
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.request_heads import MAX_HEAD_BYTES
+from falcon_channels.server.request_heads import SHARED_NAMES
 from falcon_channels.server.response_output import ResponseOutput
+from falcon_channels.server.small_flow import LazyEvent
+from falcon_channels.server.small_flow import SmallFlow
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import BodyWriter
@@ -49,71 +51,6 @@ HEAD_TIMEOUT_S = 10.0
 MIN_BODY_BYTES = 1024
 
 _HTTP_VERSIONS = ('1.0', '1.1')
-
-#: Names of the headers that most clients send, in lower case.
-_USUAL_NAMES = (
-    *(b'accept', b'accept-encoding', b'accept-language', b'cache-control'),
-    *(b'connection', b'content-length', b'content-type', b'cookie', b'dnt', b'host'),
-    *(b'last-event-id', b'origin', b'pragma', b'priority', b'referer', b'sec-ch-ua'),
-    *(b'sec-ch-ua-mobile', b'sec-ch-ua-platform', b'sec-fetch-dest'),
-    *(b'sec-fetch-mode', b'sec-fetch-site', b'user-agent', b'x-forwarded-for'),
-    *(b'x-forwarded-host', b'x-forwarded-proto', b'x-real-ip', b'authorization'),
-)
-#: The shared name in lower case for each usual spelling.
-_SHARED_NAMES = {
-    spelling: name for name in _USUAL_NAMES for spelling in (name, name.title())
-}
-
-
-class _LazyEvent:
-    """A small event with the methods of `asyncio.Event` that a request uses.
-
-    PERF: each `asyncio.Event` has its own queue of 700 bytes. A connection has two
-    events, and rarely waits for them (benchmarks/idle_memory.py).
-
-    Args:
-        is_set: Whether the event is set at first.
-    """
-
-    __slots__ = ('_is_set', '_waiters')
-
-    def __init__(self, *, is_set: bool = False) -> None:
-        self._is_set = is_set
-        self._waiters: list[asyncio.Future[None]] | None = None
-
-    def set(self) -> None:
-        """Set the event, and wake all tasks that wait for it."""
-        self._is_set = True
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def clear(self) -> None:
-        """Reset the event."""
-        self._is_set = False
-
-    async def wait(self) -> None:
-        """Wait until the event is set."""
-        if self._is_set:
-            return
-        if self._waiters is None:
-            self._waiters = []
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-
-class _Flow(FlowControl):
-    """uvicorn's flow control of one connection, with slots and a small event."""
-
-    __slots__ = ('_is_writable_event', '_transport', 'read_paused', 'write_paused')
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.read_paused = False
-        self.write_paused = False
-        self._is_writable_event = _LazyEvent(is_set=True)  # type: ignore[assignment]  # it has the methods that are used
 
 
 class HttpRequests(HttpToolsProtocol):
@@ -232,7 +169,7 @@ class HttpRequests(HttpToolsProtocol):
                 first request must have arrived.
         """
         self.connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = SmallFlow(transport)
         if self.client is None:
             self.client = remote_address(transport)
         limit_unacknowledged_time(
@@ -425,7 +362,7 @@ class HttpRequests(HttpToolsProtocol):
         """
         if not self._in_head:
             return
-        usual = _SHARED_NAMES.get(name)
+        usual = SHARED_NAMES.get(name)
         name = name.lower() if usual is None else usual
         if name == b'expect' and value.lower() == b'100-continue':
             self.expect_100_continue = True
@@ -472,7 +409,7 @@ class HttpRequests(HttpToolsProtocol):
         if self.cycle is not earlier:
             # NOTE: the task of this request has not begun, so nothing waits for the
             #   event that is replaced.
-            self.cycle.message_event = _LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
+            self.cycle.message_event = LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
             self.cycle.transport = ResponseOutput(self.transport, self._context)  # type: ignore[assignment]  # it has the methods that are used
 
     def on_body(self, body: bytes) -> None:

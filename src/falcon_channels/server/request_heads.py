@@ -37,6 +37,19 @@ _MAX_SHARED_BYTES = 256
 _MAX_KNOWN_LINES = 1024
 #: Names and values of the lines that are shared.
 _known_lines: dict[bytes, tuple[bytes, bytes]] = {}
+#: Names of the headers that most clients send, in lower case.
+_USUAL_NAMES = (
+    *(b'accept', b'accept-encoding', b'accept-language', b'cache-control'),
+    *(b'connection', b'content-length', b'content-type', b'cookie', b'dnt', b'host'),
+    *(b'last-event-id', b'origin', b'pragma', b'priority', b'referer', b'sec-ch-ua'),
+    *(b'sec-ch-ua-mobile', b'sec-ch-ua-platform', b'sec-fetch-dest'),
+    *(b'sec-fetch-mode', b'sec-fetch-site', b'user-agent', b'x-forwarded-for'),
+    *(b'x-forwarded-host', b'x-forwarded-proto', b'x-real-ip', b'authorization'),
+)
+#: The name of a header in lower case, by its usual spellings. All requests share it.
+SHARED_NAMES = {
+    spelling: name for name in _USUAL_NAMES for spelling in (name, name.title())
+}
 #: Maximum size of the request line and headers together, in bytes.
 MAX_HEAD_BYTES = 65536
 
