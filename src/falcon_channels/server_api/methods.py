@@ -280,6 +280,9 @@ class ApiMethods:
         self, batch: _Batch | _PublishBatch, req: falcon.asgi.Request | None
     ) -> list[dict[str, Any]]:
         replies: list[dict[str, Any]] = []
+        if isinstance(batch, _PublishBatch) and not batch.parallel:
+            await self._publish_each(batch.commands, replies)
+            return replies
         commands: Sequence[dict[str, msgspec.Raw] | _PublishCommand] = batch.commands
         async for part in in_parts(commands, _BATCH_PART):
             if batch.parallel:
@@ -289,6 +292,24 @@ class ApiMethods:
             else:
                 replies += [await self._reply(command, req) for command in part]
         return replies
+
+    async def _publish_each(
+        self, commands: Sequence[_PublishCommand], replies: list[dict[str, Any]]
+    ) -> None:
+        """Publish one command after the other, and add the replies.
+
+        PERF: this is `_answer` in one coroutine for all commands
+        (benchmarks/centrifugo.py).
+        """
+        _, publish = self._methods['publish']
+        for number, command in enumerate(commands):
+            if number and number % _BATCH_PART == 0:
+                # NOTE: other tasks of the event loop run now.
+                await asyncio.sleep(0)
+            try:
+                replies.append({'publish': await publish(command.publish)})
+            except Exception as ex:
+                replies.append({'error': as_api_error('publish', ex).to_media()})
 
     def _reply(
         self,

@@ -14,6 +14,8 @@ import sqlite3
 from typing import Any
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
@@ -309,18 +311,7 @@ class Transaction:
                     self._now_ms + to_ms(settings.idempotency_ttl_s),
                 ),
             )
-        # PERF: the constructor is twice as fast as `msgspec.structs.replace`.
-        item = Publication(
-            data=publication.data,
-            offset=position.offset,
-            binary=publication.binary,
-            time_ms=time_ms,
-            tags=publication.tags,
-            info=publication.info,
-            end=publication.end,
-            delta=publication.delta,
-            trace=publication.trace,
-        )
+        item = replace(publication, offset=position.offset, time_ms=time_ms)
         announcement = (kind, name, item, position.epoch)
         self.announcements.append(new_named_tuple(Announcement, announcement))
         return new_named_tuple(PublishResult, (position, False, False))
