@@ -1,4 +1,4 @@
-"""What people get wrong in their first hour, and what they are told."""
+"""Usual mistakes of new users, and the errors that explain them."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize('name', MISTAKES)
 def test_mistake_in_a_route_is_refused_when_the_route_is_added(name: str) -> None:
-    """It is refused before anything runs, and the error says what is wanted."""
+    """A mistake is refused when the route is added, with the remedy."""
     mistake, words = MISTAKES[name]
     with pytest.raises(OptionsError) as caught:
         mistake()
@@ -341,7 +341,7 @@ def test_mistake_in_an_endpoint_is_refused_when_it_is_added(name: str) -> None:
 
 
 def test_handshake_without_its_headers_gets_426() -> None:
-    """What a proxy makes of a handshake when it does not know WebSockets gets 426."""
+    """A request without the headers that some proxies remove is answered with 426."""
     channels = Channels()
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app)
@@ -385,7 +385,7 @@ class Misspelt:
 def test_misspelt_responder_logs_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who misspells on_subscribe does not open a channel to all in silence."""
+    """A misspelt on_subscribe does not silently open a channel to everybody."""
     route('rooms', Misspelt())
     assert [
         'Misspelt.on_subscribed is never called: the responder is on_subscribe'
@@ -393,7 +393,7 @@ def test_misspelt_responder_logs_a_warning(
 
 
 async def test_wrong_argument_is_refused_by_the_called_method() -> None:
-    """Who calls with a wrong value is told; subscribers do not notice."""
+    """The caller gets an error, and subscribers do not notice the call."""
     channels = Channels()
     channels.add_route('rooms:{room}', None, ChannelOptions(history_size=5))
     calls: list[tuple[Any, type[Exception], str]] = [
@@ -433,7 +433,7 @@ async def test_wrong_argument_is_refused_by_the_called_method() -> None:
 async def test_clients_cannot_fill_the_log_with_a_missing_extra(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who asks for Protobuf where it is not installed costs a line of the log."""
+    """All requests for Protobuf, if it is not installed, cause one line in the log."""
     monkeypatch.setitem(sys.modules, 'falcon_channels.protocol.protobuf_codec', None)
     monkeypatch.delattr('falcon_channels.protocol.protobuf_codec', raising=False)
     monkeypatch.setattr('falcon_channels.transports.client_codecs._protobuf', {})

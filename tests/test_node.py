@@ -198,7 +198,7 @@ class Audit:
 async def test_middleware_may_publish_when_the_application_stops(
     channels_first: bool, kind: str, tmp_path: Path
 ) -> None:
-    """It may stand before or after the channels in the list of middleware."""
+    """The middleware may be listed before or after the channels."""
     with broker_url(kind, tmp_path) as url:
         await publish_at_the_stop(url, channels_first)
 

@@ -259,7 +259,7 @@ async def test_middleware_refuses_other_origins() -> None:
 async def test_refused_origin_is_logged_with_its_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Both origins and the remedy are in one line of the log, by whoever refuses."""
+    """One line of the log has both origins and the remedy, for each refusing class."""
     channels = Channels()
     channels.add_route('rooms:{room}', None)
     with_channels = falcon.asgi.App(middleware=[channels])

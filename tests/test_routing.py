@@ -79,7 +79,7 @@ ROUTER = router('rooms:{room}', 'users:{user_id:int}', 'a/{b}/c', 'news', '{x}:{
 
 @given(st.text(min_size=1, max_size=40).filter(lambda text: '/' not in text))
 def test_field_value_is_returned_whole(value: str) -> None:
-    """What stands for a field is its value, whole."""
+    """The value of a field is the whole text in its place."""
     name = f'rooms:{value}'
     try:
         check_channel_name(name, 255)

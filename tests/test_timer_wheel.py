@@ -9,6 +9,7 @@ import time
 import weakref
 
 import pytest
+from support.fake_clock import on_fake_clock
 
 from falcon_channels.timer_wheel import TimerWheel
 
@@ -151,6 +152,7 @@ async def test_callback_that_raises_is_logged_and_does_not_stop_the_others(
     assert first.error is record.exc_info[1]
 
 
+@on_fake_clock
 async def test_closed_wheel_calls_nothing() -> None:
     """After `close`, also within a call, no object of the wheel is called."""
     wheel = TimerWheel(0.01)

@@ -1,4 +1,4 @@
-"""Tokens: what is read from good ones, and each attack that is refused."""
+"""Tokens: claims of valid tokens, and attacks that are refused."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_token_signed_with_each_kind_of_secret_is_accepted(algorithm: Any) -> No
 
 
 def test_made_token_has_the_requested_claims() -> None:
-    """What goes into a token comes out of it."""
+    """The verifier reads the claims with which a token was made."""
     key = TokenKey(SECRET, kid='k1', issuer='me')
     token = make_connection_token(
         key, 'ann', ttl_s=None, info={'n': 1}, meta=[2], channels=['c'], expire_at=5
@@ -374,7 +374,7 @@ ATTACKS: dict[str, str] = {
 
 @pytest.mark.parametrize('token', ATTACKS.values(), ids=ATTACKS.keys())
 def test_forged_or_malformed_token_is_refused(token: str) -> None:
-    """A token that is not right in every respect is refused, whoever signed it."""
+    """A token with any defect is refused, even with a valid signature."""
     with pytest.raises(TokenInvalidError):
         verify(token)
 

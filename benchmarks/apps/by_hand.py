@@ -1,4 +1,4 @@
-"""What a Falcon user writes by hand: an echo, and a room with a loop."""
+"""Code without this library: an echo, and a room with a loop over its members."""
 
 from __future__ import annotations
 

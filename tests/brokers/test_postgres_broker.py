@@ -673,7 +673,7 @@ async def test_connection_of_a_cancelled_caller_is_closed(
 async def test_publications_beyond_the_size_are_removed_after_ten_seconds(
     server: PostgresServer, url: str
 ) -> None:
-    """A log keeps its size, an eighth more, and what is younger than 10 s."""
+    """A log keeps an eighth more than its size, and all publications of 10 s."""
     schema = url.partition('schema=')[2]
     async with (
         opened(url) as (broker, _),

@@ -886,7 +886,7 @@ async def test_objects_of_the_caller_are_not_used_with_the_owners_rights(
 async def test_objects_in_public_are_not_used_by_the_processes(
     server: PostgresServer, schema: str
 ) -> None:
-    """Who may create objects in ``public`` gets no rights of the processes.
+    """A role that may create objects in ``public`` gets no rights of the processes.
 
     PostgreSQL would prefer an operator with the exact types to its own.
     """

@@ -53,7 +53,7 @@ async def test_two_people_receive_the_messages_of_each_other(
 async def test_member_list_and_typing_line_follow_other_members(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """The page shows who is in the room, who is typing, and who has left."""
+    """The page shows the present members, and those that type or have left."""
     ada, bob = await guests.room(server.url, 'presence', 'Ada', 'Bob')
     assert ada.page is not None
     assert bob.page is not None

@@ -32,7 +32,7 @@ for (const name of ['localStorage', 'sessionStorage'])
 async def test_draft_is_not_shown_to_the_next_member_of_the_browser(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """What a member typed is neither shown nor stored after the member has left."""
+    """The draft of a member is neither shown nor stored after the member has left."""
     ada = await guests.come(server.url, 'Ada')
     page = await ada.open('lobby')
     field = page.get_by_label('Message', exact=True)

@@ -52,7 +52,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def test_publish_and_history(shell: Shell) -> None:
-    """What is published by one command is printed by the other, oldest on top."""
+    """One command publishes, and the other prints the log, the oldest first."""
     (line,) = shell.lines('publish', 'rooms:c1', '{"n": 1}', '--tag', 'a=b=c')
     position = json.loads(line)
     assert 1 == position['offset']
@@ -173,7 +173,7 @@ def test_explain_escapes_control_characters_of_users(shell: Shell) -> None:
 
 
 def test_explain_with_wrong_arguments_is_refused(shell: Shell) -> None:
-    """What is missing or too much is said in one line."""
+    """One line names the argument that is missing or not allowed."""
     assert 'name a channel and an offset' in shell.error('explain', '--user', 'ann')
     words = ('explain', 'rooms:e3', '1', '--user', 'ann')
     assert 'name no channel' in shell.error(*words, '--record-s', '9')
@@ -187,7 +187,7 @@ def test_explain_with_wrong_arguments_is_refused(shell: Shell) -> None:
 
 
 def test_presence_and_channels(server: ServerProcess, shell: Shell) -> None:
-    """Who is in a channel is printed, and which channels have subscribers."""
+    """One command prints the users in a channel, the other the subscribed channels."""
     with connect(f'{server.ws_url}/ws/rooms:c4?user=ann') as ws:
         ws.recv(30)
         wait_until(lambda: shell.lines('presence', 'rooms:c4'), 'ann is there')
@@ -241,14 +241,14 @@ def test_token(shell: Shell, channel: str | None) -> None:
     ],
 )
 def test_errors_are_one_line(shell: Shell, words: list[str], said: str) -> None:
-    """What goes wrong is said in one line, without a traceback, with exit code 1."""
+    """An error is one line without a traceback, and the exit code is 1."""
     assert said in shell.error(*words)
 
 
 def test_url_without_a_server_api_is_reported(
     server: ServerProcess, shell: Shell
 ) -> None:
-    """A URL where no server API is says so."""
+    """The error says that the URL has no server API."""
     assert 'HTTP 404' in shell.error('channels', '--url', f'{server.url}/nope')
 
 
@@ -321,7 +321,7 @@ def test_tail_prints_old_and_new_publications_once(shell: Shell) -> None:
 
 
 def test_tail_reports_the_number_of_lost_publications(shell: Shell) -> None:
-    """What history no longer has is counted, what it has is printed."""
+    """Lost publications are counted, and the stored ones are printed."""
     publish_many('rooms:c6', 0, 130)
     (position,) = shell.lines('history', 'rooms:c6', '--position')
     epoch = position.partition(':')[2]

@@ -145,7 +145,7 @@ async def test_publications_of_all_processes_are_printed_in_order(
 
 
 async def test_lost_link_is_mended_without_a_loss(server: ServerProcess) -> None:
-    """What was published while the link was cut is printed once, in order."""
+    """Publications during the interruption are printed once and in order."""
     async with Proxy(server.port) as proxy, tailing(proxy.url, 'rooms:t2') as shown:
         await wait_until_followed(server, 'rooms:t2')
         publish(server, 'rooms:t2', 0, 1)

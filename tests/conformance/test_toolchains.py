@@ -1,4 +1,4 @@
-"""What the tests say if a toolchain is missing."""
+"""Messages of the tests if a toolchain is missing."""
 
 from __future__ import annotations
 

@@ -139,6 +139,7 @@ def test_token_with_a_malformed_filter_is_invalid(malformed: Any) -> None:
         verifier.connection(make_connection_token(KEY, 'ann', subs=subs))
 
 
+@on_fake_clock
 async def test_server_api_subscribes_with_a_filter() -> None:
     """A back end subscribes a user to a part of a channel; a wrong filter is 107."""
     channels = make_channels()

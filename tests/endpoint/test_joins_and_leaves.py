@@ -173,7 +173,7 @@ async def test_channel_without_joins_is_encoded_once_for_all() -> None:
 @pytest.mark.parametrize('decided', [False, True])
 @on_fake_clock
 async def test_on_subscribe_decides_about_joins(asked: bool, decided: bool) -> None:
-    """What `on_subscribe` sets replaces what the client asked for."""
+    """The value that `on_subscribe` sets replaces the request of the client."""
     room = Room()
     room.join_leave = decided
     async with make_channels(room) as channels, enter(channels, 'ann') as ann:

@@ -117,7 +117,7 @@ def test_request_without_origin_is_refused_if_another_site_caused_it(
 def test_data_of_connect_and_subscribe_is_forgotten_after_its_responder(
     server: Server,
 ) -> None:
-    """What a client sends to connect or subscribe takes no memory afterwards."""
+    """The data of a connect or subscribe request is released afterwards."""
     Clients.connections.clear()
     Room.subscriptions.clear()
     with Peer.to(server) as peer:

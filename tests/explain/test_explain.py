@@ -382,7 +382,7 @@ async def test_line_breaks_of_a_payload_are_not_counted_as_sent() -> None:
 
 @on_fake_clock
 async def test_client_that_is_closed_as_slow_may_not_have_received_the_buffer() -> None:
-    """What was in the backlog at the close may not have left this process."""
+    """Publications in the backlog at the close may not have left this process."""
     channels = make_channels(max_backlog_bytes=500, max_publication_bytes=500)
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
@@ -575,7 +575,7 @@ async def test_delivery_without_a_record_is_unknown() -> None:
 
 @on_fake_clock
 async def test_recorded_user_is_explained_from_the_start_of_the_recording() -> None:
-    """Connections that exist are recorded, too; what was before is unknown."""
+    """Existing connections are recorded, too; earlier events are unknown."""
     channels = make_channels(record_deliveries=False)
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
@@ -590,7 +590,7 @@ async def test_recorded_user_is_explained_from_the_start_of_the_recording() -> N
 
 @on_fake_clock
 async def test_recording_that_starts_while_a_client_is_slow_knows_its_offset() -> None:
-    """What waits for the client is pending, and what was written before is unknown."""
+    """Publications in the backlog are pending, and earlier ones are unknown."""
     channels = make_channels(
         record_deliveries=False, recovery='latest', slow_reader='latest'
     )
@@ -611,7 +611,7 @@ async def test_recording_that_starts_while_a_client_is_slow_knows_its_offset() -
 
 @on_fake_clock
 async def test_recording_of_a_user_ends_after_its_time() -> None:
-    """Nothing is observed any more, and what is published later is unknown."""
+    """Nothing is observed any more, and later publications are unknown."""
     channels = make_channels(record_deliveries=False)
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
@@ -1019,7 +1019,7 @@ async def test_latest_channel_that_moves_to_another_log_is_explained() -> None:
 
 
 async def test_node_that_has_ended_is_named() -> None:
-    """What a node recorded is lost with it; the answer says so."""
+    """The answer names the node whose records are lost."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start_node(link), await start_node(link)
     for node in (one, two):

@@ -1,4 +1,4 @@
-"""What is explained about a client that is lost while bytes wait for it.
+"""Explanations about a client that is lost while bytes wait for it.
 
 Over real servers: each has its own transport, which must still know its backlog after
 the end.

@@ -41,7 +41,7 @@ def received(client: SimulatedClient) -> list[tuple[int, Any]]:
 
 @on_fake_clock
 async def test_publication_without_history_is_sent_between_others() -> None:
-    """It has no offset, is not in the history, and causes no gap."""
+    """The publication has no offset, is not in the history, and causes no gap."""
     async with make_channels() as channels, SimulatedClient(channels) as client:
         joined = await client.subscribe('room')
         await channels.publish('room', 'a')
@@ -83,7 +83,7 @@ class LossyBroker(MemoryBroker):
 
 @on_fake_clock
 async def test_publication_without_history_does_not_disturb_a_repair() -> None:
-    """It waits for the missing publications, and follows them."""
+    """The publication waits for the missing ones, and follows them."""
     broker = LossyBroker()
     async with make_channels(broker) as channels, SimulatedClient(channels) as client:
         await client.subscribe('room')

@@ -1,4 +1,4 @@
-"""Who may use the inspector: keys, cookies, origins and rights."""
+"""Access to the inspector: keys, cookies, origins and rights."""
 
 from __future__ import annotations
 

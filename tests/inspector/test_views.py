@@ -1,4 +1,4 @@
-"""What the inspector shows: the answers of its API, over two nodes."""
+"""Views of the inspector: the answers of its API, with two nodes."""
 
 from __future__ import annotations
 

@@ -335,7 +335,7 @@ def test_malformed_traceparent_is_ignored(text: str) -> None:
 
 @pytest.mark.parametrize('trace', ['', 'x' * 56, 7, None, [TRACE], {'a': 1}])
 def test_publication_with_a_malformed_trace_can_be_read(trace: object) -> None:
-    """What another process stores beside a publication cannot make it unreadable."""
+    """A malformed trace of another process does not make a publication unreadable."""
     row: list[object] = [b'1', 5, False, None, None, None, False, trace]
     publication = decode_publication(msgspec.msgpack.encode(row), 3)
     assert (b'1', 3, '') == (publication.data, publication.offset, publication.trace)

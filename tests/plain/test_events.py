@@ -508,7 +508,7 @@ def test_stream_that_is_not_read_is_ended_as_slow(
 def test_stream_that_recovers_more_than_the_backlog_limit_is_not_slow(
     server: Server, client: httpx.Client
 ) -> None:
-    """What a client has missed does not count towards its backlog limit.
+    """Recovered publications do not count towards the backlog limit.
 
     A stream was ended as slow by the next publication, if its client had not read all
     recovered publications by then. The log had a warning for each such client.

@@ -347,7 +347,7 @@ async def test_full_or_draining_process_refuses_new_connections(
 async def test_client_that_is_refused_after_its_subscription_is_no_failed_responder(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is told as refused with 503, also if the process was not full before."""
+    """The event tells a refusal with 503, also if the process was not full before."""
     channels = Channels(options=NodeOptions(max_connections=1))
     both = asyncio.Barrier(2)
 

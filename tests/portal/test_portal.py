@@ -79,7 +79,7 @@ def test_portal_methods_return_what_the_async_methods_return(portal: Portal) -> 
 
 
 def test_portal_has_each_coroutine_of_channels() -> None:
-    """What an app can await, a view can call, with the same parameters in order.
+    """A portal has each coroutine of `Channels`, with the same parameters in order.
 
     The life of `Channels` is that of the event loop, and `start` is called by itself.
     """
@@ -353,7 +353,7 @@ async def test_portal_of_started_channels_calls_into_their_event_loop() -> None:
 
 
 async def test_portal_of_started_channels_refuses_to_serve_and_goes_on() -> None:
-    """It starts no thread of its own, in which all later calls would fail."""
+    """The portal starts no thread of its own, in which all later calls would fail."""
     channels = make_channels()
     portal = Portal(channels, timeout_s=30.0)
     await channels.start()

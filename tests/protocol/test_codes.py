@@ -175,7 +175,7 @@ def test_http_status_maps_to_an_error_code(status: int, code: int) -> None:
 
 
 def test_falcon_close_codes_would_mislead_clients() -> None:
-    """What Falcon would close with does the opposite of what is meant."""
+    """SDKs would read Falcon's close codes as the opposite of the intention."""
     assert codes.reconnects(3000 + 403)
     assert not codes.disconnect_for_status(403).reconnects
     assert not codes.reconnects(3000 + 500)

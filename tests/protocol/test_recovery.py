@@ -54,7 +54,7 @@ def page(first: int, top: int, *, epoch: str = 'e') -> HistoryPage:
 def test_missed_publications_are_complete_or_none(
     asked: Position, read: HistoryPage, expected: list[Publication] | None
 ) -> None:
-    """What was missed is all or nothing."""
+    """A client recovers all missed publications, or none."""
     assert expected == missed_publications(asked, read)
 
 
@@ -105,7 +105,7 @@ def test_recover_returns_all_missed_publications_or_fails(
 def test_following_publications_have_no_gap_or_are_none(
     offsets: list[int], position: int
 ) -> None:
-    """What follows a position follows without a gap, or not at all."""
+    """The publications after a position have no gap, or there are none."""
     following = following_publications(Position(position, 'e'), map(pub, offsets))
     newer = sorted({offset for offset in offsets if offset > position})
     if newer == list(range(position + 1, position + 1 + len(newer))):

@@ -179,7 +179,7 @@ class Waiting:
 def test_responder_that_waits_for_its_own_queue_does_not_delay_the_stop(
     caplog: pytest.LogCaptureFixture, leaves: bool
 ) -> None:
-    """It is cancelled some time after its client has left, and the log has its path."""
+    """The responder is cancelled after the client has left; the log has its path."""
     waiting = Waiting()
     app = falcon.asgi.App()
     app.add_route('/waits', waiting)

@@ -97,7 +97,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 def test_client_behind_a_cut_cable_is_disconnected_and_recovers_later(
     world: World,
 ) -> None:
-    """It leaves within seconds, others are not affected, and it recovers everything."""
+    """The client is disconnected within seconds, and recovers everything later."""
     with world.enter('server', 'near') as near:
         assert 'near' == receive(near, 'join')['join']['user']
         with world.enter('client', 'far') as far:

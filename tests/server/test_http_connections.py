@@ -1,4 +1,4 @@
-"""What a connection keeps during its response, and who learns that it has ended."""
+"""Memory of a connection during its response, and notices of its end."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def server(streams: Streams) -> Iterator[RunningServer]:
 def test_connection_of_a_long_response_has_no_parser_and_no_dict(
     server: RunningServer, streams: Streams
 ) -> None:
-    """What only a next request needs is not kept; uvicorn's attributes have slots."""
+    """Data for a next request is not kept, and uvicorn's attributes have slots."""
     with Peer(server.port) as peer:
         peer.send(REQUEST % b'/stream')
         peer.read_until(b'begun')

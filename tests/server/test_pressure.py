@@ -243,7 +243,7 @@ def test_buffer_of_a_large_message_is_freed(app: Pressure) -> None:
 
 @pytest.mark.parametrize('path', ['/echo', '/deaf'])
 def test_client_that_answers_no_ping_is_disconnected(app: Pressure, path: str) -> None:
-    """It is detected even though TCP reports no error."""
+    """The lost client is detected even though TCP reports no error."""
     with running(
         app,
         ws_ping_interval=0.1,

@@ -198,7 +198,7 @@ def test_client_that_reads_slowly_gets_the_whole_response() -> None:
 def test_event_stream_without_reader_ends_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is disconnected as a slow consumer, without a traceback."""
+    """The client is disconnected as a slow consumer, without a traceback."""
     monkeypatch.setattr('falcon_channels.transports.http_stream.CLOSE_TIMEOUT_S', 0.1)
     channels = Channels()
     channels.add_route('news', None, ChannelOptions(subscribers='anybody'))

@@ -187,7 +187,7 @@ def test_request_read_without_an_http_parser_equals_the_one_of_the_parser(
 
 
 class Parsed:
-    """What an HTTP parser has read."""
+    """Results of an HTTP parser."""
 
     def __init__(self) -> None:
         self.url = b''

@@ -12,6 +12,7 @@ from typing import Any
 from falcon import testing
 import falcon.asgi
 import pytest
+from support.fake_clock import on_fake_clock
 
 from falcon_channels import ApiCall
 from falcon_channels import ChannelOptions
@@ -263,6 +264,7 @@ async def test_skip_history_is_sent_and_not_stored() -> None:
         assert 0 == (await channels.position('rooms:a')).offset
 
 
+@on_fake_clock
 async def test_subscribe_accepts_info_and_data_in_base64() -> None:
     """JSON in base64 is the same as JSON."""
     channels, app = make_app()

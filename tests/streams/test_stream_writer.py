@@ -1191,7 +1191,7 @@ async def test_other_task_of_the_block_learns_the_abort_when_it_writes() -> None
 
 @on_fake_clock
 async def test_block_that_aborts_its_own_stream_ends_without_an_error() -> None:
-    """It goes on until its next write, and the task is not cancelled."""
+    """The block goes on until its next write, and the task is not cancelled."""
     async with make_channels() as channels:
         async with channels.stream(CHANNEL) as stream:
             await stream.write('a')

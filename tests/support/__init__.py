@@ -1,1 +1,1 @@
-"""What the tests share: server processes, raw sockets."""
+"""Parts that several tests use: server processes and raw sockets."""

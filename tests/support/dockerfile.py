@@ -1,4 +1,4 @@
-"""What a Dockerfile of this repository says, without an engine that builds it."""
+"""Reads a Dockerfile of this repository, without an engine that builds it."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_ring_in_a_child_process_sends_nothing(ring: SendRing) -> None:
 
 
 def test_results_may_come_in_any_order(ring: SendRing) -> None:
-    """Whose a result is says the result, not its place."""
+    """The result itself names its socket; its place does not."""
     enter = ring._call
 
     def enter_and_shuffle(*words: Any) -> int:
@@ -165,7 +165,7 @@ def test_send_from_another_thread_is_refused(ring: SendRing) -> None:
 
 
 def test_entries_refused_by_the_kernel_are_reported_as_unsent(ring: SendRing) -> None:
-    """Where the kernel takes only some, the others are reported; there is no next."""
+    """Entries that the kernel does not accept are reported, and the ring is closed."""
     enter = ring._call
 
     def enter_for_three(number: int, fd: int, _: int, __: int, *rest: Any) -> int:
@@ -180,7 +180,7 @@ def test_entries_refused_by_the_kernel_are_reported_as_unsent(ring: SendRing) ->
 
 
 def test_entry_without_a_result_is_reported_as_unknown(ring: SendRing) -> None:
-    """What was taken and never told to be done is reported as unknown."""
+    """An entry that the kernel accepted without a result is reported as unknown."""
     ring._call = lambda number, fd, count, *rest: count  # type: ignore[assignment]  # no kernel
     with socket_pairs(2) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -189,7 +189,7 @@ def test_entry_without_a_result_is_reported_as_unknown(ring: SendRing) -> None:
 
 
 def test_system_without_io_uring_has_no_ring() -> None:
-    """Where the system gives no ring, there is none, and nothing is left open."""
+    """Without io_uring in the system, there is no ring, and nothing is left open."""
     program = (
         'import os, resource\n'
         'from falcon_channels.transports.io_uring import open_send_ring\n'

@@ -1,4 +1,4 @@
-"""What sockets get is the same by one call and by a loop."""
+"""Sockets receive the same bytes from one call and from a loop."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_large_batch_is_written_by_one_system_call(
 
 @needs_io_uring
 def test_broken_ring_is_replaced_by_the_loop(writes: list[int]) -> None:
-    """What a ring cannot send is reported, and the loop sends from then on."""
+    """The unsent rest of a broken ring is reported, and the loop sends from then on."""
     batch = SocketBatch(True)
     with socket_pairs(MANY) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]

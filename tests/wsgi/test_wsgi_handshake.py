@@ -95,7 +95,7 @@ def test_handshake_of_a_browser_is_accepted(dial: Dial, app: App) -> None:
 def test_invalid_handshake_is_refused_and_the_connection_ends(
     headers: dict[str, str], status: int, dial: Dial, app: App
 ) -> None:
-    """It gets one response, and a request after it gets none."""
+    """The client gets one response, and a request after it gets none."""
     found, answer = ask(dial(app), handshake(**headers))
     assert status == found
     assert b'Connection: close\r\n' in answer
