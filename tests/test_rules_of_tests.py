@@ -9,41 +9,64 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SLEEPS = ('asyncio.sleep', 'time.sleep')
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-def sleeps_of(tree: ast.AST, *, may_sleep: bool = True) -> Iterator[ast.Call]:
-    """Yield the sleeps of tests that wait for a time on the real clock.
+def sleeps_of(tree: ast.AST, forbidden: tuple[str, ...] = ()) -> Iterator[ast.Call]:
+    """Yield the calls of tests that wait for a time, and not for a condition.
+
+    A loop that can end early is a wait for a condition. A function within a test is
+    often the code under test, such as a slow responder.
 
     Args:
         tree: A module, or a part of it.
-        may_sleep: Whether this part may sleep: it is outside a test, in a function
-            within a test, or in a loop, which checks a condition.
+        forbidden: Names of the functions that this part may not call.
     """
     for child in ast.iter_child_nodes(tree):
-        allowed = may_sleep
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            decorators = ' '.join(map(ast.unparse, child.decorator_list))
-            is_test = child.name.startswith('test_')
-            allowed = not is_test or 'on_fake_clock' in decorators
-        elif isinstance(child, ast.While | ast.For | ast.AsyncFor):
-            allowed = True
-        elif isinstance(child, ast.Call) and not may_sleep:
-            is_sleep = ast.unparse(child.func) in SLEEPS
-            if is_sleep and ast.unparse(child.args[0]) != '0':
-                yield child
-        yield from sleeps_of(child, may_sleep=allowed)
+        names = forbidden
+        if isinstance(child, FUNCTIONS):
+            names = _forbidden_in(child)
+        elif isinstance(child, ast.While | ast.For | ast.AsyncFor) and _can_end(child):
+            names = ()
+        elif isinstance(child, ast.Call) and _is_wait(child, forbidden):
+            yield child
+        yield from sleeps_of(child, names)
+
+
+def _forbidden_in(function: ast.AST) -> tuple[str, ...]:
+    if not getattr(function, 'name', '').startswith('test_'):
+        return ()
+    decorators = ' '.join(map(ast.unparse, getattr(function, 'decorator_list', ())))
+    if 'on_fake_clock' in decorators:
+        return ('time.sleep',)
+    return ('asyncio.sleep', 'time.sleep')
+
+
+def _is_wait(call: ast.Call, forbidden: tuple[str, ...]) -> bool:
+    arguments = [ast.unparse(argument) for argument in call.args]
+    return ast.unparse(call.func) in forbidden and arguments != ['0']
+
+
+def _can_end(loop: ast.While | ast.For | ast.AsyncFor) -> bool:
+    """Return whether a loop checks a condition, and can end before its time."""
+    if isinstance(loop, ast.While) and not isinstance(loop.test, ast.Constant):
+        return True
+    return any(isinstance(node, ast.Break | ast.Return) for node in ast.walk(loop))
 
 
 @pytest.mark.parametrize(
     ('source', 'expected'),
     [
         ('async def test_a():\n    await asyncio.sleep(0.1)', [2]),
+        ('async def test_a():\n    await asyncio.sleep(delay=1)', [2]),
         ('def test_a():\n    with b:\n        time.sleep(s)', [3]),
+        ('def test_a():\n    for _ in range(9):\n        time.sleep(1)', [3]),
+        ('@on_fake_clock\nasync def test_a():\n    time.sleep(9)', [3]),
         ('async def test_a():\n    await asyncio.sleep(0)', []),
         ('def test_a():\n    while not done():\n        time.sleep(0.01)', []),
         ('@on_fake_clock\nasync def test_a():\n    await asyncio.sleep(9)', []),
         ('def test_a():\n    async def b():\n        await asyncio.sleep(1)', []),
+        ('def test_a():\n    run(lambda: time.sleep(1))', []),
     ],
 )
 def test_rule_finds_waits_for_time(source: str, expected: list[int]) -> None:

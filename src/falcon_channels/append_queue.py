@@ -1,10 +1,10 @@
 """Appends the batches of many streams with few calls of the broker.
 
 A batch that is due waits in the queue of its process. The process appends at most
-`MAX_ITEMS` batches with one call, and has one call in progress. A batch is taken from
-its stream when its call begins. Chunks that are written until then are part of it.
-After a delay, for example by a slow disk, batches are therefore larger, and the process
-makes up for the delay.
+`MAX_ITEMS` batches with one call, and has at most one call in progress. A batch is
+taken from its stream when its call begins. Chunks that are written until then are part
+of it. After a delay, for example by a slow disk, batches are therefore larger, and the
+process makes up for the delay.
 
 A stream has at most one batch in the queue, and its buffer is bounded
 (`StreamWriterOptions.max_pending_bytes`). The queue therefore has no limit of its own.
@@ -42,8 +42,8 @@ class BatchSource:
     Args:
         take: Called when a call begins. It returns an item for `append_all` of the
             queue, or ``None`` if the stream does not append its batch in this way.
-        on_done: Called with the result of this item; with ``None`` if it was not
-            stored, or possibly not.
+        on_done: Called with the result of this item; with ``None`` if it is not certain
+            that it was stored.
     """
 
     __slots__ = ('on_done', 'take')

@@ -483,9 +483,9 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     """Options of the writer of a stream; see `Channels.stream`.
 
     Attributes:
-        interval_s: Seconds from one batch of chunks to the next (default 0.03). The
-            first chunk after a pause is published at once. 0 publishes a batch as soon
-            as the one before is stored.
+        interval_s: Minimum time in seconds between two batches of chunks, on average
+            (default 0.03). The first chunk after a pause is published at once. 0
+            publishes a batch as soon as the previous one is stored.
         busy_interval_s: Maximum time in seconds for which the first chunk of a batch
             waits for more chunks (default 0.036). It applies while the process writes
             more than 10,000 chunks a second in all its streams. At 30 chunks a second,

@@ -41,6 +41,7 @@ API_REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ('explain', {'channel': 'rooms:all', 'offset': 1, 'user': ''}),
     ('batch', {'commands': [{'info': {}}] * 1000}),
     ('batch', {'commands': [{'info': {}}] * 1000, 'parallel': True}),
+    ('batch', {'commands': [{'publish': {'channel': 'rooms:new', 'data': 1}}] * 1000}),
 ]
 INSPECTOR_REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ('overview', {}),

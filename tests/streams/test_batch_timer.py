@@ -170,8 +170,9 @@ async def test_batch_waits_no_longer_if_its_stream_pauses() -> None:
 async def test_delay_of_the_broker_delays_only_the_chunks_that_wait_for_it() -> None:
     """The pause between batches counts from the times at which they were due.
 
-    The chunks come every 33 ms, and the pause is 30 ms. If the pause counted from the
-    delayed batch, several more chunks would be late.
+    The chunks come every 33 ms, and the pause is 30 ms. Chunk 5 is late because its
+    batch is stored late, and chunk 6 because it waits for this batch. If the pause
+    counted from the delayed batch, several more chunks would be late.
     """
     broker = RecordingBroker()
     async with make_channels(broker) as channels:
@@ -191,3 +192,20 @@ async def test_delay_of_the_broker_delays_only_the_chunks_that_wait_for_it() -> 
             if b - a > 0.001
         ]
         assert [5, 6] == late
+
+
+@on_fake_clock
+async def test_busy_process_keeps_the_pause_between_two_batches() -> None:
+    """`busy_interval_s` does not shorten a longer `interval_s`."""
+    broker = RecordingBroker()
+    async with make_channels(broker) as channels:
+        busy = asyncio.create_task(delays_of(channels, BUSY_STREAMS, 90))
+        await asyncio.sleep(1)
+        options = StreamWriterOptions(interval_s=0.5)
+        async with channels.stream('answers:slow', options) as stream:
+            for _ in range(200):
+                await stream.write('x')
+                await asyncio.sleep(0.005)
+            await stream.flush()
+        assert len(set(broker.stored_s['answers:slow'])) <= 4
+        await busy

@@ -21,8 +21,8 @@ from falcon_channels.transports.direct_answers import DirectResource
 
 _METHOD: Final = b'POST '
 _END: Final = b'\r\n\r\n'
-#: Size in bytes of the largest body that may arrive in several parts.
-_MAX_WAIT: Final = 65536
+#: Size of the largest body that may arrive in several parts.
+_MAX_SPLIT_BYTES: Final = 65536
 #: Most digits of a `Content-Length`.
 _MAX_DIGITS: Final = 10
 #: Headers with which Falcon and uvicorn read a request in another way.
@@ -54,8 +54,8 @@ class DirectHead(NamedTuple):
     def split(self, data: bytes) -> tuple[int, bytes] | None:
         """Return the length of the body, and its received part.
 
-        SECURITY: Nothing but the digits may differ from the head that was accepted. It
-        holds the key, too.
+        SECURITY: Nothing but the digits may differ from the head that was accepted. The
+        head also contains the API key.
 
         Args:
             data: Received bytes.
@@ -75,7 +75,7 @@ class DirectHead(NamedTuple):
         length = int(digits)
         if (
             len(body) == length <= self.max_body_bytes
-            or len(body) < length <= _MAX_WAIT
+            or len(body) < length <= _MAX_SPLIT_BYTES
         ):
             return length, body
         return None

@@ -198,8 +198,8 @@ class HttpRequests(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Begin the drain, because uvicorn itself does not end event streams.
 
-        NOTE: a TLS client that is idle may not read the end of the connection, and not
-        confirm it. asyncio waits 30 s for it.
+        NOTE: an idle TLS client possibly does not read the end of the connection, and
+        does not confirm it. asyncio waits 30 s for it.
         """
         ServerContext.begin_drain_of(self.config, self.server_state, self.app_state)
         super().shutdown()
@@ -369,7 +369,7 @@ class HttpRequests(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Called at the end of a head: call the application, or refuse with 431."""
+        """Called at the end of a head: call the application, or refuse the request."""
         self._head_bytes = 0
         self._stop_head_timer()
         if self.parser.get_http_version() not in _HTTP_VERSIONS and not (

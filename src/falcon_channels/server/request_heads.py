@@ -14,8 +14,8 @@ from falcon_channels.websocket.handshake import HEADER_NAME_BYTES
 
 #: Headers with values that many clients have in common. Each line is read and stored
 #: once for all connections.
-#: SECURITY: No header that may hold a secret is shared, because a shared pair outlives
-#: its connection.
+#: SECURITY: No header that may hold a secret is in this set, because the value stays in
+#: memory after its connection has ended.
 _SHARED_HEADERS = {
     b'accept-encoding',
     b'accept-language',
@@ -46,10 +46,11 @@ _USUAL_NAMES = (
     *(b'sec-fetch-mode', b'sec-fetch-site', b'user-agent', b'x-forwarded-for'),
     *(b'x-forwarded-host', b'x-forwarded-proto', b'x-real-ip', b'authorization'),
 )
-#: The name of a header in lower case, by its usual spellings. All requests share it.
+#: The name of a header in lower case, by each of its usual spellings. All requests use
+#: the same object for a name. Their values are not shared.
 SHARED_NAMES = {
     spelling: name for name in _USUAL_NAMES for spelling in (name, name.title())
-}
+} | {b'DNT': b'dnt', b'Last-Event-ID': b'last-event-id', b'X-Real-IP': b'x-real-ip'}
 #: Maximum size of the request line and headers together, in bytes.
 MAX_HEAD_BYTES = 65536
 

@@ -43,7 +43,13 @@ class LazyEvent:
             self._waiters = []
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        finally:
+            # NOTE: a task that waits with a timeout, again and again, would otherwise
+            #   leave a waiter each time.
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
 
 
 class SmallFlow(FlowControl):

@@ -2,12 +2,13 @@
 
 Names, fields and error codes are those of Centrifugo's server API, so that its client
 libraries work. The modules `publishing`, `reading`, `users` and `nodes` have the
-methods, and `requests` what they share.
+methods. The module `requests` has the code that they share.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from collections.abc import Coroutine
 from collections.abc import Sequence
 from functools import partial
@@ -197,13 +198,17 @@ class ApiMethods:
     async def call(
         self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request | None
     ) -> dict[str, Any]:
-        """Call a method; return its answer, ``{"result": {}}`` or ``{"error": {}}``.
+        """Call a method.
 
         Args:
             name: Name of the method.
             body: Request in JSON.
             req: The HTTP request, for responders of the application; ``None`` if
                 `needs_request` is false.
+
+        Returns:
+            The answer, ``{"result": {}}`` or ``{"error": {}}``. A batch that is valid
+            has ``{"replies": []}``.
         """
         if name != 'batch':
             return await self._answer('result', name, body, req)
@@ -254,9 +259,7 @@ class ApiMethods:
             decoded: Any = request
             if not isinstance(decoded, ApiRequest):
                 decoded = decode_request(decoded, request_type)
-            if request_type.refused:
-                _refuse_fields(decoded)
-            return {key: await method(decoded)}
+            return {key: await _begin(request_type, method, decoded)}
         except Exception as ex:
             return {'error': as_api_error(name, ex).to_media()}
 
@@ -279,10 +282,9 @@ class ApiMethods:
     async def _batch(
         self, batch: _Batch | _PublishBatch, req: falcon.asgi.Request | None
     ) -> list[dict[str, Any]]:
-        replies: list[dict[str, Any]] = []
         if isinstance(batch, _PublishBatch) and not batch.parallel:
-            await self._publish_each(batch.commands, replies)
-            return replies
+            return await self._publish_each(batch.commands)
+        replies: list[dict[str, Any]] = []
         commands: Sequence[dict[str, msgspec.Raw] | _PublishCommand] = batch.commands
         async for part in in_parts(commands, _BATCH_PART):
             if batch.parallel:
@@ -294,22 +296,25 @@ class ApiMethods:
         return replies
 
     async def _publish_each(
-        self, commands: Sequence[_PublishCommand], replies: list[dict[str, Any]]
-    ) -> None:
-        """Publish one command after the other, and add the replies.
+        self, commands: Sequence[_PublishCommand]
+    ) -> list[dict[str, Any]]:
+        """Carry out commands that publish, one after the other; return the replies.
 
-        PERF: this is `_answer` in one coroutine for all commands
-        (benchmarks/centrifugo.py).
+        PERF: a call of `_answer` for each command would need one more coroutine for
+        each (benchmarks/centrifugo.py).
         """
-        _, publish = self._methods['publish']
+        request_type, publish = self._methods['publish']
+        replies: list[dict[str, Any]] = []
         for number, command in enumerate(commands):
             if number and number % _BATCH_PART == 0:
                 # NOTE: other tasks of the event loop run now.
                 await asyncio.sleep(0)
             try:
-                replies.append({'publish': await publish(command.publish)})
+                result = await _begin(request_type, publish, command.publish)
+                replies.append({'publish': result})
             except Exception as ex:
                 replies.append({'error': as_api_error('publish', ex).to_media()})
+        return replies
 
     def _reply(
         self,
@@ -351,6 +356,19 @@ async def _refuse_command(num_methods: int) -> dict[str, Any]:
         codes.BAD_REQUEST, f'a command has one method, but this one has {num_methods}'
     )
     return {'error': error.to_media()}
+
+
+def _begin(
+    request_type: type[ApiRequest], method: Method, request: Any
+) -> Awaitable[dict[str, Any]]:
+    """Call a method with a decoded request; return its result as an awaitable.
+
+    Raises:
+        ApiError: The request has a field that is not supported.
+    """
+    if request_type.refused:
+        _refuse_fields(request)
+    return method(request)
 
 
 def _refuse_fields(request: Any) -> None:

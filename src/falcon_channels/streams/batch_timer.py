@@ -59,21 +59,23 @@ class BatchTimer:
         self._tell = on_due
         #: The event loop's clock, after `start`.
         self._clock = time.monotonic
-        #: Whether the batch can become due: it is not due, and none is being stored.
+        #: Whether the batch can become due: it is not due yet, and no other batch of
+        #: the stream is being stored.
         self._collecting = False
         #: Time of the first chunk of the next batch; ``None`` without a chunk.
         self._first_s: float | None = None
         #: Time of the newest chunk.
         self._written_s = 0.0
-        #: Earliest time at which the next batch is due.
-        #: NOTE: it counts from the moment at which the batch before was due, and not
+        #: Earliest time at which the next batch is due, if nothing is urgent.
+        #: NOTE: it counts from the moment at which the previous batch was due, and not
         #:   from the moment at which it was taken or stored. Otherwise, one delay of
         #:   the broker would also delay many of the next chunks.
         self._earliest_s = -math.inf
         #: Time until which the batch of a busy process waits for more chunks; infinite
         #: without such a batch.
         self._until_s = math.inf
-        #: Time for which the timer was set.
+        #: Time for which the timer was set. The wheel calls a little later. If the next
+        #: batch counted from then, it would be later each time.
         self._planned_s = 0.0
         #: Slot of the timer wheel; 0 while the timer does not run.
         self._slot = 0
@@ -91,7 +93,7 @@ class BatchTimer:
         """
         self._collecting = True
         if not has_chunks:
-            # NOTE: the last batch can contain chunks that were written after it became
+            # NOTE: the previous batch can contain chunks that were written after it was
             #   due. The time of the first of them is no longer valid.
             self._first_s = None
             return
@@ -111,7 +113,7 @@ class BatchTimer:
             self._plan(now_s)
         elif now_s + (now_s - self._written_s) > self._until_s:
             # The next chunk is expected too late for this batch.
-            self._become_due(now_s)
+            self._set_due(max(now_s, self._earliest_s), now_s)
         self._written_s = now_s
 
     def hurry(self) -> None:
@@ -146,7 +148,10 @@ class BatchTimer:
         options = self._options
         due_s = max(first_s, self._earliest_s)
         if options.busy_interval_s and self._rate.is_busy(now_s):
-            due_s = self._until_s = first_s + options.busy_interval_s
+            due_s = self._until_s = max(due_s, first_s + options.busy_interval_s)
+        self._set_due(due_s, now_s)
+
+    def _set_due(self, due_s: float, now_s: float) -> None:
         if due_s > now_s:
             self._planned_s = due_s
             self._slot = self._wheel.add(self, due_s, self._slot)

@@ -1,4 +1,4 @@
-"""The task that runs the block of a stream, which an abort cancels."""
+"""Cancels the task of a stream's block when the stream is aborted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BlockTask:
             self._task.cancel()
 
     def take_back(self, error: BaseException | None) -> bool:
-        """Take a cancellation by `cancel` back; the block has ended.
+        """Undo the cancellation that `cancel` requested; the block has ended.
 
         `asyncio.timeout` does the same. If other code has cancelled the task, too, it
         stays cancelled.

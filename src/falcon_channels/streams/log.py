@@ -33,7 +33,8 @@ from falcon_channels.publication import Publication
 _LENGTH_TAG = 'stream_length'
 #: Number of publications that are read at once.
 _PAGE = 100
-#: Number of times that an abort tries to append the end before the writer appends.
+#: Number of times that an abort tries to append the end, while the writer is appending
+#: too.
 _ABORT_ATTEMPTS = 5
 
 _NUMBER = re.compile('[0-9]{1,18}')
@@ -222,7 +223,7 @@ class StreamLog:
             self.newest = page.position
             try:
                 # NOTE: the version stops a writer that does not know about the end. If
-                #   `remove_history` opens the channel again, it cannot write there.
+                #   `remove_history` opens the channel again, that writer cannot append.
                 result = await self._node.publisher.append(
                     self._channel, Publication(data=b'', end=end), self._next_version()
                 )

@@ -6,9 +6,9 @@ the next batch. There are two ways to store a batch:
 
 * Some brokers can append the batches of many streams with one call
   (`Broker.append_all`). With them, the batch waits in the `AppendQueue` of the process.
-* Otherwise, a task of the writer stores it. The task also stores what the queue could
-  not store: a batch whose call has failed or that was skipped, and chunks that are more
-  than one batch.
+* Otherwise, a task of the writer stores it. The task also stores batches that the queue
+  could not store, because the call failed or the broker skipped the batch. If the
+  chunks do not fit into one batch, the task stores the rest.
 
 PERF: without the queue, a batch costs twice as much (benchmarks/event_streams.py).
 
@@ -101,8 +101,8 @@ class StreamWriter:
     in another process, and continue after `length`.
     """
 
-    # PERF: a chunk seldom finds its stream in the cache of the core. An object without
-    #   a dictionary needs fewer lines of the cache (benchmarks/event_streams.py).
+    # PERF: when a chunk is written, the data of its stream is seldom in the CPU cache.
+    #   An object without a dictionary takes less of it (benchmarks/event_streams.py).
     __slots__ = (
         '_aborted',
         '_block',
@@ -167,7 +167,7 @@ class StreamWriter:
         self._finishing = self._finished = False
         #: Position of the end, if the stream was aborted while it was being opened.
         self._early_abort: Position | None = None
-        #: Set and cleared at once when a batch was stored, or the stream has ended.
+        #: Set and immediately cleared when a batch was stored, or the stream has ended.
         self._progress = asyncio.Event()
         #: Number of calls that wait for progress, and of calls of `flush` among them.
         self._num_waiting = self._num_flushing = 0
@@ -219,7 +219,8 @@ class StreamWriter:
         else:
             self._add_value(chunk)
         size_bytes = buffer.size_bytes
-        # NOTE: there is no unit if the chunk is empty, or is stored already.
+        # NOTE: without a unit in the buffer, there is nothing to store: the chunk is
+        #   empty, or is stored already.
         if buffer.units:
             self._timer.on_chunk()
         if size_bytes >= self._options.max_batch_bytes:
@@ -519,7 +520,8 @@ class StreamWriter:
             self._finishing = False
         self._finished = True
         if self._aborted:
-            # NOTE: the abort came too late, but was told before the result.
+            # NOTE: the stream had already ended, but the message of the abort arrived
+            #   before the answer of the broker.
             self._error = None
         self._end(ChannelFinishedError(self._channel))
 
