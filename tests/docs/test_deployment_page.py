@@ -24,6 +24,7 @@ FOREIGN_OPTIONS = {'--ulimit', '--time'}
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The app of the page, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CHANNELS_BROKER', 'sqlite:///live.db')
     path = tmp_path / 'deployed.py'
     path.write_text(BLOCKS['app.py'])
     spec = importlib.util.spec_from_file_location('deployed', path)

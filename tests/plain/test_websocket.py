@@ -12,6 +12,7 @@ import falcon.asgi
 import msgspec
 import pytest
 
+from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import Event
@@ -261,6 +262,26 @@ async def test_refused_message_closes_a_text_connection(
         assert [] == (await channels.history('rooms:a')).publications
     too_big = '1001 bytes exceed max_message_bytes of 1000' in caplog.text
     assert (code == 1009) is too_big
+
+
+async def test_text_connection_may_return_if_the_broker_is_not_available(
+    app: falcon.asgi.App, channels: Channels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was closed with 3503, which means that a client was disconnected.
+
+    Such a client does not return.
+    """
+
+    async def fail(*args: Any, **kwargs: Any) -> None:
+        raise BrokerUnavailableError('the link is lost')
+
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/text/a') as ws:
+            monkeypatch.setattr(channels.node.publisher, 'publish_for_client', fail)
+            await ws.send_text('hello')
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+            assert 1013 == closed.value.code
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,14 @@ class PlainConnection(Connection):
 
     def _refuse(self, status: int, words: str) -> None:
         """Refuse a message: send an error in JSON, or close a plain-text client."""
-        code = status if self._media else HTTP_STATUS_BASE + status
+        if self._media:
+            code = status
+        elif status == 503:
+            # NOTE: clients do not return after 3503, with which the application
+            #   disconnects a user.
+            code = TRY_AGAIN_LATER
+        else:
+            code = HTTP_STATUS_BASE + status
         self._log_refusal('publish', code, words)
         if self._media:
             self.send(plain_codec.error_media(status, words))
