@@ -86,3 +86,20 @@ def test_tests_wait_for_conditions_and_not_for_time() -> None:
         for call in sleeps_of(ast.parse(path.read_text()))
     ]
     assert [] == found
+
+
+def test_objects_in_memory_are_selected_by_their_type() -> None:
+    """`isinstance` follows weak proxies, and fails if another test has left a dead one.
+
+    Write ``issubclass(type(item), Kind)``.
+    """
+    found = [
+        f'{path.relative_to(TESTS)}:{node.lineno}'
+        for path in sorted(TESTS.rglob('*.py'))
+        if 'node_modules' not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.GeneratorExp | ast.ListComp)
+        and 'gc.get_objects()' in ast.unparse(node.generators[0].iter)
+        and 'isinstance(' in ast.unparse(node)
+    ]
+    assert [] == found

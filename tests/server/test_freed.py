@@ -95,7 +95,7 @@ def server(app: App) -> Iterator[RunningServer]:
 
 def num_websockets() -> int:
     """Return the number of WebSockets in memory, which have no weak references."""
-    return sum(isinstance(item, WebSocketProtocol) for item in gc.get_objects())
+    return sum(issubclass(type(item), WebSocketProtocol) for item in gc.get_objects())
 
 
 @pytest.mark.parametrize(
