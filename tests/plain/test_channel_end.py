@@ -292,8 +292,10 @@ def test_forged_id_of_an_end_neither_ends_nor_reveals_a_channel(
 
 
 def poll(client: httpx.Client, path: str, since: str | None = None) -> Any:
+    # NOTE: the argument `params` of httpx would replace the query of the path.
     params = {} if since is None else {'since': since}
-    answer = client.get(path, params=params, headers=JSON)
+    url = httpx.URL(path).copy_merge_params(params)
+    answer = client.get(url, headers=JSON)
     assert 200 == answer.status_code
     return answer.json()
 
