@@ -351,19 +351,15 @@ class PlainConnection(Connection):
     def _refuse(self, status: int, words: str) -> None:
         """Refuse a message: send an error in JSON, or close a plain-text client."""
         if self._media:
-            code = status
-        elif status == 503:
-            # NOTE: clients do not return after 3503, with which the application
-            #   disconnects a user.
-            code = TRY_AGAIN_LATER
-        else:
-            code = HTTP_STATUS_BASE + status
-        self._log_refusal('publish', code, words)
-        if self._media:
+            self._log_refusal('publish', status, words)
             self.send(plain_codec.error_media(status, words))
-        else:
-            reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
-            self.disconnect(code, reason)
+            return
+        # NOTE: clients do not return after 3503, with which the application disconnects
+        #   a user.
+        code = TRY_AGAIN_LATER if status == 503 else HTTP_STATUS_BASE + status
+        self._log_refusal('publish', code, words)
+        reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
+        self.disconnect(code, reason)
 
     def _log_refusal(
         self, action: str, code: int, text: str, level: int = logging.INFO

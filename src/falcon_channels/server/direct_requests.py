@@ -167,7 +167,7 @@ class _NoEvent:
 
 
 class DirectConnection(Protocol):
-    """What `DirectCycle` needs of its connection."""
+    """The attributes of a connection that `DirectCycle` uses."""
 
     flow: FlowControl
     transport: Any
