@@ -20,6 +20,7 @@ from support.postgres_server import PostgresServer
 from falcon_channels import ChannelOptions
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.brokers.postgres import listener
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.urls import open_broker
@@ -229,10 +230,19 @@ class OrderRecorder(Recorder):
         self.order.append(signal)
 
 
+@pytest.mark.parametrize('poll_s', [0, 0.05])
 async def test_signal_while_listeners_poll_follows_earlier_publications(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch, poll_s: float
 ) -> None:
-    """A signal is a notification, and a publication is polled. Their order stays."""
+    """A signal is a notification, and a publication is polled. Their order stays.
+
+    While a slow poll runs, both a publication and the next signal are committed. The
+    poll then finds only the signal.
+    """
+    query = listener._POLL_QUERY
+    slow = query.replace('(VALUES (1))', f'(SELECT 1 FROM pg_sleep({poll_s}))')
+    assert slow != query
+    monkeypatch.setattr(listener, '_POLL_QUERY', slow)
     recorder = OrderRecorder()
     broker = open_broker(database.url)
     await broker.start(recorder)
@@ -247,7 +257,8 @@ async def test_signal_while_listeners_poll_follows_earlier_publications(
                 signal = b'after %d' % result.position.offset
                 await broker.signal('one', signal)
                 expected += [result.position.offset, signal]
-            states.add(await database.locks(admin))
+                # NOTE: on a slow machine, the listener may wait again before the end.
+                states.add(await database.locks(admin))
         await recorder.until(
             lambda: len(recorder.order) >= len(expected), 'all of them'
         )

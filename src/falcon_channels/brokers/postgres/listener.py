@@ -197,6 +197,8 @@ class Listener(ServerLink[Connection]):
         #: Snapshot of the last poll. All transactions that it sees were announced.
         self._seen = Snapshot(0, frozenset())
         self._polling = True
+        #: Notifications that must wait for the next poll; see `_poll`.
+        self._delayed: list[str] = []
         super().__init__(
             'postgres', 'PostgreSQL', probe_s=probe_s, timeout_s=server.timeout_s
         )
@@ -234,6 +236,7 @@ class Listener(ServerLink[Connection]):
         ((text,),) = await self._rows(connection, 'SELECT pg_current_snapshot()::text')
         self._seen = Snapshot.parse(text)
         self._polling = True
+        self._delayed = []
         await self._stop_polling(connection)
         while True:
             await self._wait_until_busy(connection)
@@ -372,6 +375,9 @@ class Listener(ServerLink[Connection]):
                     await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
                     return False
                 polls = successes = 0
+            if self._delayed:
+                payloads = []
+                continue
             payloads = await self._receive(connection, delay_s, stop_after=1)
             delay_s = min(delay_s * 1.5, _MAX_POLL_S)
 
@@ -395,7 +401,9 @@ class Listener(ServerLink[Connection]):
         """Announce the publications that no earlier poll has found.
 
         A notification is forwarded after the publications that were committed before
-        it, and before the publications that were committed after it.
+        it, and before the publications that were committed after it. If it was
+        committed during the query, the query may have missed publications before it.
+        It then waits for the next poll, and so do the notifications after it.
 
         Args:
             connection: The connection.
@@ -420,10 +428,20 @@ class Listener(ServerLink[Connection]):
         count = len(found)
         # NOTE: if a message was sent before one of these publications, it has arrived
         #   by now, together with the answer of the query.
-        for payload in (*payloads, *await self._receive(connection, 0)):
+        payloads = [*self._delayed, *payloads, *await self._receive(connection, 0)]
+        self._delayed = []
+        for payload in payloads:
             notification = _parse(payload)
             if notification is None:
                 await self._on_payload(payload)
+                continue
+            # NOTE: after the last poll, each notification announces the publications of
+            #   its own transaction, and none is missing.
+            if not last and (
+                self._delayed
+                or (notification.has_order and not self._seen.sees(notification.xid))
+            ):
+                self._delayed.append(payload)
                 continue
             if last or notification.has_order:
                 await self._on_stored([p for p in found if notification.follows(p)])
