@@ -48,6 +48,20 @@ follow('/orders/7', (state) => console.log(state));
 """
 
 
+#: The app of the page, with an address that ends the channel of the order.
+ENDING_APP = """
+from app import app
+from app import channels
+
+
+class End:
+    async def on_post(self, req, resp):
+        await channels.finish('orders:7')
+
+
+app.add_route('/end', End())
+"""
+
 API_APP = """
 import falcon.asgi
 
@@ -138,7 +152,8 @@ async def test_request_repeated_after_a_broker_failure_publishes_once(
 def serving_the_shop(folder: Path, port: int) -> Iterator[str]:
     """Serve the app of the page, and yield the address of an order."""
     (folder / 'app.py').write_text(BLOCKS['app.py'])
-    with ServerProcess(SERVE.command('app:app'), port=port, cwd=folder) as process:
+    (folder / 'ending.py').write_text(ENDING_APP)
+    with ServerProcess(SERVE.command('ending:app'), port=port, cwd=folder) as process:
         yield f'{process.url}/orders/7'
 
 
@@ -168,8 +183,24 @@ async def test_python_code_follows_an_order_over_a_restart(tmp_path: Path) -> No
             await anext(states)
 
 
+async def test_python_code_ends_with_the_channel(tmp_path: Path) -> None:
+    """A client does not return to a channel that has ended."""
+    follow = load('follow.py', tmp_path / 'follow.py').follow
+    with serving_the_shop(tmp_path, free_port()) as url:
+        states = follow(url.replace('http', 'ws'), '0:')
+        await asyncio.to_thread(put, url, 'paid')
+        assert 'paid' == await anext(states)
+        end = url.replace('orders/7', 'end')
+        assert 200 == (await asyncio.to_thread(httpx.post, end)).status_code
+        assert [] == [state async for state in states]
+
+
 def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
-    """A client continues from its position, or loads the state if it is lost."""
+    """A client continues from its position, or loads the state if it is lost.
+
+    It does not return to a channel that has ended: then, nothing is left to do, and the
+    program of Node ends.
+    """
     (tmp_path / 'follow.mjs').write_text(BLOCKS['follow.js'])
     (tmp_path / 'driver.mjs').write_text(DRIVER)
     (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
@@ -205,6 +236,9 @@ def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
             shows('new', 'paid', 'packed', 'packed')
             put(url, 'sent')
             shows('new', 'paid', 'packed', 'packed', 'sent')
+            end = url.replace('orders/7', 'end')
+            assert 200 == httpx.post(end).status_code
+            assert 0 == driver.wait(30)
     finally:
         driver.kill()
         driver.wait()
@@ -220,7 +254,10 @@ def test_every_code_block_has_a_name_and_is_run() -> None:
 def test_outbox_publishes_each_committed_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row is published once, also if it is not deleted; a refused one stays."""
+    """A row is published once, also if it is not deleted; a refused one stays.
+
+    Rows that can never be published do not stop the rows after them.
+    """
     (tmp_path / 'api.py').write_text(API_APP)
     outbox: dict[str, Any] = {'__name__': 'outbox'}
     exec(BLOCKS['outbox.py'], outbox)
@@ -237,6 +274,11 @@ def test_outbox_publishes_each_committed_row_once(
     database.executescript(BLOCKS['insert.sql'])
     [[key]] = database.execute('SELECT idempotency_key FROM outbox').fetchall()
     insert('nowhere', 'paid', 'b')
+    insert('orders:7', 'x' * 1_100_000, 'large')
+    database.execute(
+        'INSERT INTO outbox (channel, data, idempotency_key) VALUES (?, ?, ?)',
+        ['orders:7', '{"state":', 'invalid'],
+    )
     database.commit()
     insert('orders:7', 'cancelled', 'c')
     database.rollback()
@@ -245,7 +287,7 @@ def test_outbox_publishes_each_committed_row_once(
         monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'key-of-the-tests')
         # The program ended before it deleted the row.
         assert outbox['publish']('orders:7', '{"state": "paid"}', key) is None
-        assert 2 == outbox['publish_rows'](database)
+        assert 4 == outbox['publish_rows'](database)
         insert('orders:7', 'packed', 'd')
         assert 1 == outbox['publish_rows'](database)
         found = httpx.post(
@@ -256,7 +298,10 @@ def test_outbox_publishes_each_committed_row_once(
     states = [publication['data']['state'] for publication in found]
     assert ['paid', 'packed'] == states
     rows = database.execute('SELECT channel, error FROM outbox').fetchall()
-    assert [('nowhere', 'unknown channel')] == rows
+    [unknown, large, invalid] = rows
+    assert ('nowhere', 'unknown channel') == unknown
+    assert ('orders:7', 'the data is too large') == large
+    assert invalid[1].startswith('the data is not JSON: ')
     database.close()
 
 
