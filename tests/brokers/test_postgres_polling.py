@@ -211,6 +211,14 @@ async def test_publications_at_the_ends_of_polling_arrive_once_and_in_order(
     assert max(states) >= 64
 
 
+def slow_down_polls(monkeypatch: pytest.MonkeyPatch, poll_s: float) -> None:
+    """Let the query of each poll take this time, after it has its snapshot."""
+    query = listener._POLL_QUERY
+    slow = query.replace('(VALUES (1))', f'(SELECT 1 FROM pg_sleep({poll_s}))')
+    assert slow != query
+    monkeypatch.setattr(listener, '_POLL_QUERY', slow)
+
+
 class OrderRecorder(Recorder):
     """Also stores the offsets and signals of one channel in one list."""
 
@@ -239,10 +247,7 @@ async def test_signal_while_listeners_poll_follows_earlier_publications(
     While a slow poll runs, both a publication and the next signal are committed. The
     poll then finds only the signal.
     """
-    query = listener._POLL_QUERY
-    slow = query.replace('(VALUES (1))', f'(SELECT 1 FROM pg_sleep({poll_s}))')
-    assert slow != query
-    monkeypatch.setattr(listener, '_POLL_QUERY', slow)
+    slow_down_polls(monkeypatch, poll_s)
     recorder = OrderRecorder()
     broker = open_broker(database.url)
     await broker.start(recorder)
@@ -265,6 +270,59 @@ async def test_signal_while_listeners_poll_follows_earlier_publications(
     await broker.close()
     assert expected == recorder.order
     assert 0 in states
+
+
+async def test_message_of_a_transaction_changes_no_order_of_offsets(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot of a message can be older than earlier offsets of a channel."""
+    slow_down_polls(monkeypatch, 0.05)
+    states = set()
+    async with (
+        opened(database) as (broker, recorder),
+        database.connected() as admin,
+        database.connected() as other,
+    ):
+        await database.publish_until_polled(admin, 'two')
+        for _ in range(10):
+            async with other.transaction():
+                await broker.publish(
+                    'three', ITEM, LOG, skip_history=True, connection=other
+                )
+                await database.publish(admin, 'one')
+                await broker.publish('one', ITEM, LOG, connection=other)
+            states.add(await database.locks(admin))
+        await recorder.until(lambda: len(recorder.of('one')) >= 20, 'all publications')
+    assert list(range(1, 21)) == recorder.offsets_of('one')
+    assert [0] * 10 == recorder.offsets_of('three')
+    assert 0 in states
+
+
+async def test_notification_with_a_wrong_id_is_not_delayed_for_long(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role of the database can send a notification of a future transaction.
+
+    While the listeners poll, no snapshot ever sees this transaction.
+    """
+    slow_down_polls(monkeypatch, 0.05)
+    async with (
+        opened(database) as (broker, recorder),
+        database.connected() as admin,
+        database.connected() as other,
+    ):
+        await database.publish_until_polled(admin, 'two')
+        # While this transaction is open, the listeners go on to poll.
+        async with other.transaction():
+            await database.publish(other, 'one')
+            await admin.execute(
+                f'SELECT pg_notify({database.schema}.notification_name(), %s)',
+                (f'#999999999999 1:1:|s{b"one".hex()} 1  1 aGVsbG8=',),
+            )
+            await broker.signal('one', b'second')
+            await recorder.until(lambda: len(recorder.signals) == 2, 'both signals')
+            assert 32 > await database.locks(admin)
+    assert {('one', b'hello'), ('one', b'second')} == {*recorder.signals}
 
 
 async def test_killed_listener_misses_nothing_and_others_neither(

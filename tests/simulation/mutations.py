@@ -983,8 +983,30 @@ MUTANTS = [
     Mutant(
         'polling: a message overtakes earlier publications',
         'brokers/postgres/listener.py',
-        'if last or notification.has_order:',
-        'if last:',
+        'if visible and notification.has_order:',
+        'if last and notification.has_order:',
+        'tests/brokers/test_postgres_polling.py',
+    ),
+    Mutant(
+        'polling: a message that a poll did not see overtakes earlier publications',
+        'brokers/postgres/listener.py',
+        'elif not visible and notification.has_order:',
+        'elif False:',
+        'tests/brokers/test_postgres_polling.py',
+    ),
+    Mutant(
+        'polling: a message changes the order of the offsets of a channel',
+        'brokers/postgres/listener.py',
+        'before += own[:end]\n            after += own[end:]',
+        'before += filter(self._follows, own)\n            after += '
+        '(item for item in own if not self._follows(item))',
+        'tests/brokers/test_postgres_polling.py',
+    ),
+    Mutant(
+        'polling: a notification with a wrong id is never forwarded',
+        'brokers/postgres/listener.py',
+        'visible = index < len(earlier) or self',
+        'visible = self',
         'tests/brokers/test_postgres_polling.py',
     ),
     Mutant(

@@ -30,6 +30,7 @@ import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
+from itertools import groupby
 import secrets
 from typing import Any
 from typing import NamedTuple
@@ -139,10 +140,30 @@ class _Notification:
         """Whether it has messages that a poll cannot find."""
         return self._before is not None
 
-    def follows(self, publication: StoredPublication) -> bool:
+    def split(
+        self, publications: Sequence[StoredPublication]
+    ) -> tuple[list[StoredPublication], list[StoredPublication]]:
+        """Divide publications into those before the messages, and those after them.
+
+        Args:
+            publications: Publications in the order of their channels and offsets.
+        """
+        before: list[StoredPublication] = []
+        after: list[StoredPublication] = []
+        for _, group in groupby(publications, lambda publication: publication.channel):
+            own = list(group)
+            # NOTE: all lower offsets were committed earlier. The snapshot may not see
+            #   them, because it can be older than the lock of the channel.
+            ends = [end for end, item in enumerate(own, 1) if self._follows(item)]
+            end = ends[-1] if ends else 0
+            before += own[:end]
+            after += own[end:]
+        return before, after
+
+    def _follows(self, publication: StoredPublication) -> bool:
         """Return whether a publication was committed before the messages."""
-        return self._before is None or (
-            publication.xid == self.xid or self._before.sees(publication.xid)
+        return publication.xid == self.xid or (
+            self._before is not None and self._before.sees(publication.xid)
         )
 
 
@@ -197,7 +218,7 @@ class Listener(ServerLink[Connection]):
         #: Snapshot of the last poll. All transactions that it sees were announced.
         self._seen = Snapshot(0, frozenset())
         self._polling = True
-        #: Notifications that must wait for the next poll; see `_poll`.
+        #: Notifications that the last poll did not see. The next poll forwards them.
         self._delayed: list[str] = []
         super().__init__(
             'postgres', 'PostgreSQL', probe_s=probe_s, timeout_s=server.timeout_s
@@ -376,6 +397,7 @@ class Listener(ServerLink[Connection]):
                     return False
                 polls = successes = 0
             if self._delayed:
+                # NOTE: the next poll sees these. They need not wait for `delay_s`.
                 payloads = []
                 continue
             payloads = await self._receive(connection, delay_s, stop_after=1)
@@ -401,9 +423,12 @@ class Listener(ServerLink[Connection]):
         """Announce the publications that no earlier poll has found.
 
         A notification is forwarded after the publications that were committed before
-        it, and before the publications that were committed after it. If it was
-        committed during the query, the query may have missed publications before it.
-        It then waits for the next poll, and so do the notifications after it.
+        it, and before the publications that were committed after it. If the snapshot of
+        the query does not see it, the query may have missed publications before it. It
+        then waits for the next poll.
+
+        NOTE: if the query finds more than `_PAGE` publications, all pages except the
+        last one are announced before any notification.
 
         Args:
             connection: The connection.
@@ -428,24 +453,28 @@ class Listener(ServerLink[Connection]):
         count = len(found)
         # NOTE: if a message was sent before one of these publications, it has arrived
         #   by now, together with the answer of the query.
-        payloads = [*self._delayed, *payloads, *await self._receive(connection, 0)]
+        earlier = [*self._delayed, *payloads]
+        arrived = await self._receive(connection, 0)
         self._delayed = []
-        for payload in payloads:
+        for index, payload in enumerate((*earlier, *arrived)):
             notification = _parse(payload)
             if notification is None:
                 await self._on_payload(payload)
                 continue
-            # NOTE: after the last poll, each notification announces the publications of
-            #   its own transaction, and none is missing.
-            if not last and (
-                self._delayed
-                or (notification.has_order and not self._seen.sees(notification.xid))
-            ):
+            # NOTE: the query sees each notification that arrived before it. A wrong id,
+            #   which any role of the database can send, must not delay it again.
+            visible = index < len(earlier) or self._seen.sees(notification.xid)
+            if visible and notification.has_order:
+                before, found = notification.split(found)
+                await self._on_stored(before)
+            elif not visible and last:
+                # NOTE: all these publications were committed before it. Those that the
+                #   query has missed are announced by their own notifications.
+                await self._on_stored(found)
+                found = []
+            elif not visible and notification.has_order:
                 self._delayed.append(payload)
                 continue
-            if last or notification.has_order:
-                await self._on_stored([p for p in found if notification.follows(p)])
-                found = [p for p in found if not notification.follows(p)]
             await self._on_notification(notification)
         await self._on_stored(found)
         return count
