@@ -20,6 +20,8 @@ COMMANDS = {
     'gunicorn': [
         *('python', '-m', 'gunicorn', '--worker-class', 'gevent'),
         *('--bind', '127.0.0.1:{port}', '--no-control-socket'),
+        # A page that stays open would delay the stop by 30 s.
+        *('--graceful-timeout', '2'),
         'examples.hello_wsgi:app',
     ],
 }

@@ -22,7 +22,6 @@ from websockets.exceptions import InvalidStatus
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.every_server,
     pytest.mark.xdist_group('chat_channels'),
     pytest.mark.timeout(120),
 ]

@@ -67,7 +67,6 @@ def suite() -> Path:
     return folder
 
 
-@pytest.mark.every_server
 def test_python_sdk_suite_passes(
     asgi_server: AsgiServer, suite: Path, tmp_path: Path
 ) -> None:

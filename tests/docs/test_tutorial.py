@@ -18,7 +18,6 @@ BLOCK = re.compile(r'<!-- (main\.py|try\.py|prints) -->\n```\w+\n(.*?)```', re.D
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.every_server,
     pytest.mark.xdist_group('tutorial'),
 ]
 

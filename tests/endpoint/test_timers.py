@@ -26,8 +26,6 @@ from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import TokenKey
 from falcon_channels.tokens import TokenVerifier
 
-pytestmark = pytest.mark.every_server
-
 KEY = TokenKey('a secret of the tests, and of nobody else')
 OTHER_KEY = TokenKey('another secret of the tests, of nobody else')
 QUICK = EndpointOptions(

@@ -111,7 +111,6 @@ async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader
     return readers, peak_bytes - before_bytes
 
 
-@pytest.mark.every_server
 def test_client_that_does_not_read_does_not_affect_the_others(
     asgi_server: AsgiServer,
 ) -> None:

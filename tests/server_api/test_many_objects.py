@@ -123,6 +123,8 @@ class Crowd:
         return result
 
 
+# A slow machine needs more than a minute, because all bytecodes are counted.
+@pytest.mark.timeout(240)
 async def test_request_of_an_operator_lets_the_event_loop_turn_between_parts() -> None:
     """No request reads all connections or channels in one turn of the event loop.
 
