@@ -21,6 +21,8 @@ from support.redis_server import RedisServer
 
 from falcon_channels import ChannelOptions
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.brokers.base import PresenceChange
+from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.redis.broker import RedisBroker
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import RedisConnector
@@ -32,8 +34,10 @@ from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.channels import Channels
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
+from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('redis faults')
 
@@ -139,11 +143,11 @@ async def test_link_is_restored_after_an_unexpected_error_of_its_task(
     read = RedisBroker._read_missed_controls
     failed = []
 
-    async def fail_once(broker: RedisBroker) -> None:
+    async def fail_once(broker: RedisBroker) -> bool:
         if not failed:
             failed.append(broker)
             raise RuntimeError('on purpose')
-        await read(broker)
+        return await read(broker)
 
     monkeypatch.setattr(RedisBroker, '_read_missed_controls', fail_once)
     command = ['redis-cli', '-p', str(server.port), 'CLIENT', 'KILL', 'TYPE', 'pubsub']
@@ -380,6 +384,119 @@ async def test_revocations_hold_after_the_server_has_restarted(
     for broker in brokers:
         await broker.close()
     server.stop()
+
+
+async def test_lost_revocations_are_written_as_soon_as_the_server_accepts_them(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new primary can refuse writes at first, for example without replicas.
+
+    The revocations were once not written again before the next loss of the link.
+    """
+    broker, recorder = open_broker(f'{server.url}{QUICK}'), Recorder()
+    await broker.start(recorder)
+    assert isinstance(broker, RedisBroker)
+    await broker.revoke('news', 'ann', 60)
+    client = broker._get_client()
+    call = client.call
+    refused: list[str] = []
+
+    async def refuse_at_first(key: bytes, *words: Any) -> Any:
+        if words[0] == 'SET' and not refused:
+            refused.append('SET')
+            raise BrokerUnavailableError('NOREPLICAS')
+        return await call(key, *words)
+
+    monkeypatch.setattr(client, 'call', refuse_at_first)
+    server.kill()
+    await recorder.until(lambda: recorder.links == ['lost'], 'lost')
+    server.start()
+    await recorder.until(lambda: recorder.links[1:], 'restored')
+    assert ['SET'] == refused
+    assert not await broker.is_revoked('news', 'ann')
+
+    async def revoked() -> bool:
+        return await broker.is_revoked('news', 'ann')
+
+    await eventually(revoked, 'the revocation is written')
+    await broker.close()
+
+
+async def test_control_message_of_a_second_loss_of_the_link_is_not_missed(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link can be lost again while the missed messages are read."""
+    recorder = Recorder()
+    broker, other = (open_broker(f'{server.url}{QUICK}') for _ in range(2))
+    await broker.start(recorder)
+    await other.start(Recorder())
+    assert isinstance(broker, RedisBroker)
+    client = broker._get_client()
+    call = client.call
+    reads: list[Any] = []
+
+    async def is_down() -> bool:
+        return not broker._is_up()
+
+    async def is_up() -> bool:
+        return broker._is_up()
+
+    async def lose_the_link_after_the_first_read(key: bytes, *words: Any) -> Any:
+        result = await call(key, *words)
+        if words[0] == 'XRANGE':
+            reads.append(result)
+            if len(reads) == 1:
+                server.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+                await eventually(is_down, 'the link is lost again')
+                await other.control(b'missed')
+                await eventually(is_up, 'the link is back again')
+        return result
+
+    monkeypatch.setattr(client, 'call', lose_the_link_after_the_first_read)
+    server.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await recorder.until(lambda: 'restored' in recorder.links, 'the link is restored')
+    await other.control(b'later')
+    await recorder.until(lambda: b'later' in recorder.controls, 'the last message')
+    assert [b'missed', b'later'] == recorder.controls
+    await broker.close()
+    await other.close()
+
+
+async def test_expired_entries_are_returned_although_a_server_fails_after_them(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries that were removed are announced; no other process finds them again."""
+    broker = open_broker(f'{server.url}{QUICK}')
+    await broker.start(Recorder())
+    assert isinstance(broker, RedisBroker)
+    client = broker._get_client()
+    run = client.run
+    found: list[int] = []
+
+    async def fail_after_an_entry(*arguments: Any) -> Any:
+        if sum(found) and len(found) < 100:
+            found.extend([0] * 100)
+            raise BrokerUnavailableError('the link is lost')
+        result = await run(*arguments)
+        found.append(result[0])
+        return result
+
+    rooms = [f'room:{number}' for number in range(30)]
+    entries = [
+        PresenceEntry(room, ClientInfo(user='ann', client='c1')) for room in rooms
+    ]
+    await broker.add_presence(entries, 0.05)
+    monkeypatch.setattr(client, 'run', fail_after_an_entry)
+    changes: list[PresenceChange] = []
+
+    async def done() -> bool:
+        changes.extend(await broker.expire_presence(100))
+        return len(changes) == len(rooms)
+
+    await eventually(done, 'all entries')
+    assert len(found) > 100
+    assert {*rooms} == {change.channel for change in changes}
+    await broker.close()
 
 
 async def test_link_is_restored_after_a_restarted_server_has_loaded_its_data(

@@ -566,8 +566,22 @@ MUTANTS = [
     Mutant(
         'lost revocations are not written again',
         'brokers/redis/broker.py',
-        'await self._write_lost_revocations()',
+        'await self._write_lost_revocations()\n                try:',
+        'try:',
+        'tests/brokers/test_redis_faults.py',
+    ),
+    Mutant(
+        'lost revocations that a server has refused are not written again',
+        'brokers/redis/broker.py',
+        'self._revocations_due = True',
         'pass',
+        'tests/brokers/test_redis_faults.py',
+    ),
+    Mutant(
+        'a control message of a second loss of the link is missed',
+        'brokers/redis/broker.py',
+        'if self._changed.is_set():',
+        'if False:',
         'tests/brokers/test_redis_faults.py',
     ),
     Mutant(

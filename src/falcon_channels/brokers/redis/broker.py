@@ -76,6 +76,9 @@ _MAX_CONTROLS = 10_000
 _MAX_CONTROL_AGE_MS = 3_600_000
 #: Seconds after which missed control messages are read again if that has failed.
 _RETRY_S = 0.5
+#: Seconds between two attempts to write lost revocations, or to find the servers of a
+#: Cluster whose link is lost.
+_CHECK_S = 2.0
 #: Number of revocations that are written at once.
 _BATCH = 500
 #: Milliseconds for which presence keys stay after their last entry has expired, so that
@@ -132,6 +135,8 @@ class RedisBroker(Broker):
         #: Run ids of the servers, from the last time at which all revocations were
         #: stored.
         self._run_ids: frozenset[str] = frozenset()
+        #: Whether revocations that a server may have lost could not be written yet.
+        self._revocations_due = False
         self._was_up = False
         self._failures = BurstLog()
         self._changed = asyncio.Event()
@@ -446,9 +451,15 @@ class RedisBroker(Broker):
             base = self._keys.partition(number)
             while len(changes) < limit:
                 count = limit - len(changes)
-                found, entries = await client.run(
-                    scripts.PRESENCE_EXPIRE, [f'{base}until'], base, count
-                )
+                try:
+                    found, entries = await client.run(
+                        scripts.PRESENCE_EXPIRE, [f'{base}until'], base, count
+                    )
+                except BrokerUnavailableError:
+                    if not changes:
+                        raise
+                    # NOTE: these entries are removed, and nobody else announces them.
+                    return changes
                 for encoded, info, last in entries:
                     changes.append(
                         PresenceChange(untoken(encoded), decode_info(info), bool(last))
@@ -557,16 +568,17 @@ class RedisBroker(Broker):
         """Report the link to the receiver, and follow slots that move."""
         assert self._receiver is not None
         while True:
-            # NOTE: while the link to a Cluster is lost, the topology is read again
-            #   every 2 s, because another server may have taken over.
+            # NOTE: while the link to a Cluster is lost, the topology is read again and
+            #   again, because another server may have taken over.
             clustered = bool(self._get_client().topology.slots)
+            moving = clustered and not self._was_up
             try:
                 async with asyncio.timeout(
-                    2.0 if clustered and not self._was_up else None
+                    _CHECK_S if moving or self._revocations_due else None
                 ):
                     await self._changed.wait()
             except TimeoutError:
-                self._must_find_servers = True
+                self._must_find_servers = self._must_find_servers or moving
             self._changed.clear()
             if self._was_up and (not self._is_up() or self._must_find_servers):
                 self._was_up = False
@@ -574,9 +586,13 @@ class RedisBroker(Broker):
                 self._receiver.on_link_lost()
             if self._must_find_servers and clustered:
                 await self._follow_slots()
+            if self._revocations_due and self._was_up:
+                await self._write_lost_revocations()
             if not self._was_up and self._is_up():
+                await self._write_lost_revocations()
                 try:
-                    await self._read_missed_controls()
+                    if not await self._read_missed_controls():
+                        continue
                 except (BrokerUnavailableError, *LINK_ERRORS) as ex:
                     # NOTE: while a restarted server loads its data, pub/sub works, but
                     #   streams cannot be read. No listener reports when they can.
@@ -586,7 +602,6 @@ class RedisBroker(Broker):
                     await asyncio.sleep(_RETRY_S)
                     self._changed.set()
                     continue
-                await self._write_lost_revocations()
                 self._was_up = True
                 self._receiver.on_link_restored()
 
@@ -605,8 +620,12 @@ class RedisBroker(Broker):
             self._changed.clear()
             self._listen()
 
-    async def _read_missed_controls(self) -> None:
-        """Deliver the control messages that were sent while the link was lost."""
+    async def _read_missed_controls(self) -> bool:
+        """Deliver the control messages that were sent while the link was lost.
+
+        Returns:
+            Whether they are complete. They are not if the link has changed meanwhile.
+        """
         key = self._keys.control
         newest = await self._get_client().call(
             key, 'XREVRANGE', key, '+', '-', 'COUNT', 1
@@ -624,7 +643,10 @@ class RedisBroker(Broker):
                 self._inbox.deliver(_control_id(entry_id), fields[1])
             if len(entries) < 500:
                 break
+        if self._changed.is_set():
+            return False
         self._inbox.stop_buffering()
+        return True
 
     async def _last_control_before_restart(self) -> tuple[int, int]:
         """Return the id of the newest control message of an earlier run of the server.
@@ -649,6 +671,7 @@ class RedisBroker(Broker):
     async def _write_lost_revocations(self) -> None:
         """Write revocations of this process again if a server may have lost them."""
         client = self._get_client()
+        self._revocations_due = False
         try:
             run_ids = await client.run_ids()
             if run_ids == self._run_ids:
@@ -662,7 +685,10 @@ class RedisBroker(Broker):
                     calls.append(client.call(key, *words))
                 await asyncio.gather(*calls)
         except BrokerUnavailableError as ex:
-            _logger.warning('cannot write revocations that Redis may have lost: %s', ex)
+            self._revocations_due = True
+            self._failures.warning(
+                'cannot write revocations that Redis may have lost: %s', ex
+            )
         else:
             self._run_ids = run_ids
 
