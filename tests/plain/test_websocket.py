@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from falcon_channels import NodeOptions
 from falcon_channels import Position
 from falcon_channels import PositionError
 from falcon_channels.plain.websocket import parse_since
+from falcon_channels.testing import SimulatedClient
 
 OWN = {'Origin': 'http://falconframework.org'}
 
@@ -402,6 +404,39 @@ async def test_client_that_is_refused_after_its_subscription_is_no_failed_respon
         async with asyncio.timeout(30):
             assert {1012, 1013} == set(await asyncio.gather(*clients))
     assert 'failed' not in caplog.text
+
+
+@pytest.mark.parametrize('reason', ['full', 'no broker'])
+async def test_accepted_client_may_return_after_a_refusal_with_503(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """Falcon would close with 3503, which means that a user was disconnected."""
+    channels = Channels(options=NodeOptions(max_connections=1))
+
+    class Rooms:
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            await ws.accept()
+            await channels.serve(req, ws, 'room')
+
+    async def fail(*args: Any, **kwargs: Any) -> None:
+        raise BrokerUnavailableError('the link is lost')
+
+    channels.add_route('room', Rooms(), ChannelOptions(history_size=1))
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/room', Rooms())
+    told: list[Event] = []
+    channels.listen(told.append)
+    async with testing.ASGIConductor(app) as conductor, AsyncExitStack() as stack:
+        if reason == 'full':
+            await stack.enter_async_context(SimulatedClient(channels))
+        else:
+            monkeypatch.setattr(channels.node.subscriber, 'subscribe', fail)
+        async with conductor.simulate_ws('/room') as ws:
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+        assert 1013 == closed.value.code
+    refused = [event for event in told if event.name == 'command_refused']
+    assert ([1013] if reason == 'no broker' else []) == [e.code for e in refused]
 
 
 async def test_exception_in_responder_closes_one_connection_with_1011(

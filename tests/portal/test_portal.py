@@ -20,16 +20,20 @@ import falcon
 from falcon import testing
 import pytest
 from support.processes import wait_until
+from websockets.exceptions import ConnectionClosed
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ClosedError
 from falcon_channels import Connection
+from falcon_channels import NodeOptions
 from falcon_channels import UnknownChannelError
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.portal import Portal
 from falcon_channels.portal.events import _QueueTransport
 from falcon_channels.portal.loop_thread import LoopThread
+from falcon_channels.wsgi import App
+from falcon_channels.wsgi.testing import simulate_ws
 
 
 def make_channels() -> Channels:
@@ -254,6 +258,31 @@ def test_client_whose_subscription_is_late_is_not_left_in_the_hub(
 
     assert [] == portal.call(connections)
     portal.close()
+
+
+def test_accepted_client_may_return_after_a_refusal_with_503() -> None:
+    """The App would close with 3503, which means that a user was disconnected."""
+    channels = Channels(options=NodeOptions(max_connections=1))
+    portal = Portal(channels)
+
+    class Room:
+        def on_websocket(self, req: Any, ws: Any) -> None:
+            ws.accept()
+            portal.serve(req, ws, 'room')
+
+    async def connections() -> list[Connection]:
+        return channels.connections()
+
+    channels.add_route('room', Room())
+    app = App()
+    app.add_route('/room', Room())
+    with portal, simulate_ws(app, '/room'):
+        wait_until(lambda: portal.call(connections), 'the first client is connected')
+        with simulate_ws(app, '/room') as second:
+            with pytest.raises(ConnectionClosed) as closed:
+                second.recv(timeout=30)
+    assert closed.value.rcvd is not None
+    assert 1013 == closed.value.rcvd.code
 
 
 def test_output_right_before_the_end_of_an_event_stream_is_read() -> None:

@@ -236,8 +236,9 @@ class PlainConnection(Connection):
             falcon.HTTPError: The client was refused before it was admitted.
         """
         dispatcher = self._node.dispatcher
-        # NOTE: this is the close code of Falcon for a status.
-        base = HTTP_STATUS_BASE if accepted else 0
+
+        def code_for(status: int) -> int:
+            return close_code_for(status) if accepted else status
 
         async def admit() -> None:
             # NOTE: an accepted client could be told only that the server failed.
@@ -259,14 +260,15 @@ class PlainConnection(Connection):
                 )
         except (ChannelNameError, UnknownChannelError) as ex:
             # NOTE: the client sees only the code. The log has the reason.
-            self._log_refusal('subscribe', base + 404, str(ex), logging.WARNING)
+            self._log_refusal('subscribe', code_for(404), str(ex), logging.WARNING)
             raise falcon.HTTPNotFound(description=str(ex)) from None
         except (BrokerUnavailableError, ClosedError) as ex:
-            self._log_refusal('subscribe', base + 503, str(ex))
+            self._log_refusal('subscribe', code_for(503), str(ex))
             raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
         except falcon.HTTPError as ex:
             # NOTE: Falcon logs the status without the reason.
-            self._log_refusal('subscribe', base + ex.status_code, text_for_client(ex))
+            code = code_for(ex.status_code)
+            self._log_refusal('subscribe', code, text_for_client(ex))
             raise
         finally:
             dispatcher.unfollow(self)
@@ -354,9 +356,7 @@ class PlainConnection(Connection):
             self._log_refusal('publish', status, words)
             self.send(plain_codec.error_media(status, words))
             return
-        # NOTE: clients do not return after 3503, with which the application disconnects
-        #   a user.
-        code = TRY_AGAIN_LATER if status == 503 else HTTP_STATUS_BASE + status
+        code = close_code_for(status)
         self._log_refusal('publish', code, words)
         reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
         self.disconnect(code, reason)
@@ -412,6 +412,15 @@ class PlainConnection(Connection):
             raise
 
 
+def close_code_for(status: int) -> int:
+    """Return the close code for a client that is refused after the accept.
+
+    NOTE: Falcon would close with 3503 after a status of 503. The application uses this
+      code to disconnect a user, and the clients of this user do not return.
+    """
+    return TRY_AGAIN_LATER if status == 503 else HTTP_STATUS_BASE + status
+
+
 def position_to_recover(
     handshake: Handshake, req: Any, since: Position | None, media: bool
 ) -> Position | None:
@@ -448,7 +457,11 @@ async def serve_websocket(
     timing = node.handshake.time()
     with timing:
         node.handshake.check_origin(req)
-        node.handshake.check_capacity(req)
+        try:
+            node.handshake.check_capacity(req)
+        except falcon.HTTPServiceUnavailable:
+            await _close_if_accepted(ws)
+            raise
         since = position_to_recover(node.handshake, req, since, media)
         transport = choose_transport(req, ws)
         connection = PlainConnection(
@@ -475,6 +488,10 @@ async def serve_websocket(
         await connection.publish_messages()
     except _NotAdmittedError:
         return
+    except falcon.HTTPError as ex:
+        if ex.status_code == 503 and not connection.admitted:
+            await _close_if_accepted(ws)
+        raise
     finally:
         if connection.admitted:
             # NOTE: if the client was refused before, Falcon closes the WebSocket with
@@ -485,6 +502,15 @@ async def serve_websocket(
             #   transport. If a server stops and cancels the responder, the close code
             #   is therefore still sent.
             await reading
+
+
+async def _close_if_accepted(ws: falcon.asgi.WebSocket) -> None:
+    """Close an accepted WebSocket with 1013, after which its client may return.
+
+    If it was not accepted, do nothing: Falcon sends the HTTP status.
+    """
+    if not ws.unaccepted:
+        await ws.close(TRY_AGAIN_LATER)
 
 
 class _NotAdmittedError(Exception):
