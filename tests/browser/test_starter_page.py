@@ -14,6 +14,8 @@ from support.installed_wheel import InstalledWheel
 from support.processes import free_port
 from support.processes import ServerProcess
 
+from falcon_channels import Channels
+
 TIMEOUT_MS = 30_000
 
 pytestmark = [
@@ -124,6 +126,20 @@ async def test_page_of_a_new_app_shows_that_a_message_was_refused(
         await send(page, 'short')
         await expect(page.locator('#messages li').last).to_have_text('short')
         await expect(state).to_have_text('connected')
+
+
+@pytest.mark.asyncio(loop_scope='session')
+async def test_page_of_a_new_app_does_not_return_after_a_disconnect(
+    page: Page, wheel: InstalledWheel, app: Path
+) -> None:
+    """If the app disconnects the user of a page, the page shows the end."""
+    state = page.locator('#state')
+    with server(wheel, app) as process:
+        await page.goto(process.url)
+        await expect(state).to_have_text('connected', timeout=TIMEOUT_MS)
+        async with Channels(f'sqlite:///{app}/messages.db') as channels:
+            await channels.disconnect_user('')
+        await expect(state).to_have_text('ended', timeout=TIMEOUT_MS)
 
 
 @pytest.mark.asyncio(loop_scope='session')

@@ -18,6 +18,8 @@ from support.processes import free_port
 from support.processes import ROOT
 from support.processes import ServerProcess
 
+from falcon_channels import Channels
+
 TEXT = (ROOT / 'docs/tutorial_page.md').read_text()
 STEPS = TEXT.split('\n## ')[1:]
 BLOCK = re.compile(r'<!-- ([\w/]+\.\w+) -->\n```\w+\n(.*?)```', re.DOTALL)
@@ -113,6 +115,18 @@ async def test_page_shows_the_users_that_are_present(
         await shows_notes(other, 'ann: Buy milk')
         await other.close()
         await shows_users(page, 'ann')
+
+
+async def test_page_of_a_disconnected_user_does_not_return(
+    page: Page, tmp_path: Path
+) -> None:
+    """After step 3, the page of a disconnected user shows the end, and stays ended."""
+    write_step(tmp_path, 3)
+    with serving(tmp_path, free_port()) as server:
+        await open_board(page, server.port, 'ann')
+        async with Channels(f'sqlite:///{tmp_path}/board.db') as channels:
+            await channels.disconnect_user('ann')
+        await shows_status(page, 'ended')
 
 
 @pytest.mark.parametrize('step', [3, 4])
