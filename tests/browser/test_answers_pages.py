@@ -13,6 +13,7 @@ from playwright.async_api import Page
 import pytest
 import pytest_asyncio
 from support.asgi_servers import SERVE
+from support.processes import free_port
 from support.processes import ROOT
 from support.processes import ServerProcess
 
@@ -29,10 +30,10 @@ pytestmark = [
 SCRIPT = ROOT / 'examples/answers_react/build/chat.js'
 
 
-def server_of(folder: Path) -> ServerProcess:
+def server_of(folder: Path, port: int | None = None) -> ServerProcess:
     """Return a server of the example, not started yet."""
     env = {'BROKER': f'sqlite:///{folder}/answers.db', 'SECONDS_PER_WORD': '0.2'}
-    return ServerProcess(SERVE.command('examples.answers:app'), env=env)
+    return ServerProcess(SERVE.command('examples.answers:app'), env=env, port=port)
 
 
 @pytest.fixture(scope='module')
@@ -68,6 +69,22 @@ async def open_again(context: BrowserContext, page: Page) -> Page:
     other = await context.new_page()
     await other.goto(page.url)
     return other
+
+
+async def test_answer_whose_log_is_lost_is_not_continued(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    """The page says that a part is missing, and does not read the rest."""
+    port = free_port()
+    with server_of(tmp_path, port) as first:
+        page = await ask(context, first.url, 'Why?')
+    for path in tmp_path.glob('answers.db*'):
+        if path.is_file():
+            path.unlink()
+    with server_of(tmp_path, port):
+        await expect(page.locator('#status')).to_have_text('too old')
+        closed = await page.evaluate('source.readyState === EventSource.CLOSED')
+    assert closed
 
 
 async def test_every_reader_of_an_answer_gets_it_once_across_a_reload(

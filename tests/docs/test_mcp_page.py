@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 from pathlib import Path
 import re
+from typing import Any
 
 import httpx
 from mcp.client import ClientSession
@@ -122,6 +123,25 @@ async def test_client_gets_each_step_once_although_its_connection_breaks(
             result = await call
             assert [*range(1, 9)] == seen
             assert 'counted to 8' == result.content[0].text
+
+
+async def test_stream_with_a_gap_is_not_resumed() -> None:
+    """If the missed events are too large to recover, the client is told so."""
+    page: dict[str, Any] = {'__name__': 'app'}
+    exec(APP, page)
+    channels = page['channels']
+
+    async def send(event: Any) -> None:
+        raise AssertionError('an event after the gap')
+
+    async with channels:
+        store = page['ChannelEventStore']('mcp:one')
+        first = await store.store_event('stream', None)
+        large = {'stream': 'stream', 'message': None, 'text': 'x' * 900_000}
+        for _ in range(6):
+            await channels.publish('mcp:one', large)
+        async with asyncio.timeout(30):
+            assert await store.replay_events_after(first, send) is None
 
 
 async def test_event_id_of_another_session_shows_none_of_its_events(
