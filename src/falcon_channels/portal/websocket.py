@@ -254,13 +254,14 @@ def serve_websocket(
         # NOTE: the client may be subscribed, although this call has not waited for it.
         #   Nothing else would then end its connection.
         thread.post(_release_all, clients)
-        is_late = isinstance(ex, ClosedError | TimeoutError)
+        is_unavailable = isinstance(ex, ClosedError | TimeoutError)
         if accepted and (
-            is_late or (isinstance(ex, falcon.HTTPError) and ex.status_code == 503)
+            is_unavailable
+            or (isinstance(ex, falcon.HTTPError) and ex.status_code == 503)
         ):
             # NOTE: the App would close with 3503, after which clients do not return.
             ws.close(TRY_AGAIN_LATER)
-        if is_late:
+        if is_unavailable:
             raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
         raise
     writer = threading.Thread(

@@ -152,7 +152,7 @@ class BatchTimer:
         self._set_due(due_s, now_s)
 
     def _set_due(self, due_s: float, now_s: float) -> None:
-        """Let the batch become due at a time, or now if this time has passed."""
+        """Make the batch due at a time; if this time has passed, make it due now."""
         if due_s > now_s:
             self._planned_s = due_s
             self._slot = self._wheel.add(self, due_s, self._slot)
